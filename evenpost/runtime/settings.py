@@ -1,0 +1,141 @@
+"""Command-line options that are settings too: option beats environment beats file.
+
+Each option made by `option` has an environment twin (`--max-connections`: EVENPOST_MAX_CONNECTIONS) and a
+TOML key of the same name (`max_connections`); `config_option` reads the file.
+"""
+
+import difflib
+import os
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from evenpost import __version__
+from evenpost.runtime import logs
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERNAL = 70
+"""EX_SOFTWARE of sysexits.h: a bug of ours."""
+
+
+def option(*names: str, **attributes: Any) -> Decorator[Any]:
+    """A click option with its environment twin, shown in --help."""
+    long = next(name for name in names if name.startswith("--"))
+    attributes.setdefault("envvar", "EVENPOST_" + long.split("/")[0].lstrip("-").replace("-", "_").upper())
+    attributes.setdefault("show_envvar", True)
+    attributes.setdefault("show_default", True)
+    return click.option(*names, **attributes)
+
+
+def config_option(section: str) -> Decorator[Any]:
+    """`--config FILE`: a TOML file whose keys are the options' names, at the top or under `[section]`."""
+
+    def load(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        values = read_toml(path)
+        if isinstance(values.get(section), dict):
+            values = values[section]
+        known = {p.name: p for p in context.command.params if isinstance(p, click.Option) and p.name}
+        for key in values:
+            if key not in known or key == "config":
+                close = difflib.get_close_matches(key, known, 1)
+                hint = (
+                    f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(sorted(known))}."
+                )
+                raise click.BadParameter(f"{path}: unknown key {key!r}.{hint}")
+        context.default_map = {**(context.default_map or {}), **values}
+        return path
+
+    return option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        callback=load,
+        help="Read settings from this TOML file. An option beats the environment, which beats the file.",
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's content. Raises click.BadParameter that names file, line and column."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise click.BadParameter(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}") from None
+
+
+def log_options(function: F) -> F:
+    """--log-level, --log-format and --log-addresses."""
+    for decorator in (
+        option(
+            "--log-addresses",
+            is_flag=True,
+            help="Show mail addresses in logs in full; else only their first letter and domain.",
+        ),
+        option(
+            "--log-format",
+            type=click.Choice(["auto", "console", "json"]),
+            default="auto",
+            help="auto: colours on a terminal, JSON lines otherwise.",
+        ),
+        option(
+            "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
+            help="The least severe event that is logged.",
+        ),
+    ):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+def version_option() -> Decorator[Any]:
+    return click.version_option(__version__, "--version", message="%(prog)s %(version)s")
+
+
+def read_secret(path: Path) -> str:
+    """A secret from a file: its first line. Raises click.BadParameter that says what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"can't read the secret in {path}: {error}") from None
+    secret = text.split("\n", 1)[0].rstrip("\r")
+    if not secret:
+        raise click.BadParameter(f"{path} holds no secret: its first line is empty")
+    return secret
+
+
+def run(command: click.Command, name: str) -> None:
+    """Runs a command line to its exit. Whatever happens, people get a sentence and not a trace back."""
+    try:
+        status = command.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        status = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): nothing more to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a bug becomes a sentence
+        logs.get().critical(
+            "process.crashed", error=repr(error), exc_info=bool(os.environ.get("EVENPOST_DEBUG"))
+        )
+        click.echo(
+            f"{name}: a bug in Evenpost: {error!r}. With EVENPOST_DEBUG=1 the log shows where.", err=True
+        )
+        status = EXIT_INTERNAL
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,133 @@
+"""ZeroMQ sockets as Evenpost uses them.
+
+Both sides bound what they queue, refuse frames that are too large, and notice a half-open connection by
+ZMTP heartbeats. A DEALER gets no routing id of its own: each connection is a new peer to the ROUTER, which
+then can't confuse an old connection with the one that took its place.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import zmq
+
+from evenpost.wire import limits
+
+SEND_QUEUE_MESSAGES_MAX = 1_000
+RECEIVE_QUEUE_MESSAGES_MAX = 1_000
+RECEIVED_PER_TURN_MAX = 100
+"""Messages taken in a row before other work of the event loop gets its turn."""
+_ZMTP_HEARTBEAT_MS = 2_000
+_ZMTP_TIMEOUT_MS = 8_000
+_RECONNECT_MS = 100
+_RECONNECT_MS_MAX = 2_000
+
+
+class EndpointError(ValueError):
+    """An endpoint that can't be used; the message says why and what one looks like."""
+
+
+def check_endpoint(endpoint: str) -> str:
+    """The endpoint, if it is `tcp://HOST:PORT` or `ipc://PATH`. Raises EndpointError."""
+    parts = urlsplit(endpoint)
+    if parts.scheme == "ipc" and (parts.path or parts.netloc):
+        return endpoint
+    if parts.scheme == "tcp":
+        try:
+            if parts.hostname and parts.port is not None:
+                return endpoint
+        except ValueError:
+            pass  # the port is no number: fall through to the one message that says what is right
+    raise EndpointError(f"{endpoint!r} is no endpoint: write tcp://HOST:PORT, as in tcp://127.0.0.1:5550")
+
+
+def _common(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES_MAX)
+    socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES_MAX)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _ZMTP_HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ZMTP_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, _ZMTP_TIMEOUT_MS)
+    socket.setsockopt(zmq.IPV6, 1)
+
+
+def router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+    """A bound ROUTER. Sending to a peer that has gone or that doesn't read raises: EHOSTUNREACH, EAGAIN.
+
+    Raises EndpointError where the address can't be bound.
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    _common(socket)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.BACKLOG, 1_024)
+    try:
+        socket.bind(check_endpoint(endpoint))
+    except zmq.ZMQError as error:
+        socket.close()
+        raise EndpointError(f"can't listen on {endpoint}: {error.strerror}") from None
+    return socket
+
+
+class Dealer:
+    """A connected DEALER inside an asyncio loop: `receive` is called with the frames of each message.
+
+    Why not zmq.asyncio: it makes a future for every message; here a message is a plain call.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        receive: Callable[[list[bytes]], None],
+    ) -> None:
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        _common(self._socket)
+        # Nothing is queued for a broker that isn't there: what is due is said anew when it comes back.
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX)
+        self._socket.connect(check_endpoint(endpoint))
+        self._scheduled = False
+        self._closed = False
+        self._loop.add_reader(self._socket.FD, self._drain)
+        self._schedule()
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """False where there is no connection or the peer doesn't read: nothing was queued."""
+        if self._closed:
+            return False
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        finally:
+            # The descriptor signals edges, and a send can swallow the edge of a message that came in.
+            self._schedule()
+        return True
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Closes; what is queued has `linger_ms` to leave."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._socket.FD)
+            self._socket.close(linger_ms)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._scheduled = False
+        for _ in range(RECEIVED_PER_TURN_MAX):
+            if self._closed:
+                return
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._receive(frames)
+        self._schedule()

@@ -1,0 +1,1 @@
+"""The protocol between clients, broker and workers, and nothing else. docs/protocol.md tells it in prose."""

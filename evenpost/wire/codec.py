@@ -1,0 +1,137 @@
+"""Bytes to structs and back.
+
+A message is two frames: a header of 12 bytes and a body in msgpack. Version, type and length are checked
+before the body is looked at. msgpack packs and unpacks, msgspec turns what came into typed structs and says
+exactly what is wrong where it can't.
+"""
+
+import struct
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from evenpost.wire import limits
+from evenpost.wire.errors import Code, WireError
+from evenpost.wire.messages import BY_TYPE, Message, Type
+
+VERSION = 1
+MAGIC = b"EP"
+_HEADER = struct.Struct("!2sBBQ")
+"""Magic, version, type, request number."""
+HEADER_BYTES = _HEADER.size
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A decoded message and the number of the request that it is, or answers. 0: no request."""
+
+    request: int
+    message: Message
+
+
+def encode(message: Message, request: int = 0) -> list[bytes]:
+    """The two frames of a message."""
+    return [_HEADER.pack(MAGIC, VERSION, message.TYPE, request), pack(_plain(message))]
+
+
+def encode_raw(type_: Type, body: dict[str, Any], request: int = 0) -> list[bytes]:
+    """The two frames of a message whose body is at hand as plain values: the hot path of BATCH and
+    RECIPIENTS, where building a struct a row would double the cost. The body must be what the struct of
+    `type_` would have given; tests/property/test_codec.py holds that."""
+    return [_HEADER.pack(MAGIC, VERSION, type_, request), pack(body)]
+
+
+def decode(frames: Sequence[bytes], accepted: Set[Type]) -> Envelope:
+    """The message in `frames`, if it is of an accepted type.
+
+    Raises WireError: not ours, another version, a type that isn't accepted here, too long, or a body that
+    isn't what its type says; the message names the field.
+    """
+    request, type_, body = split(frames, accepted)
+    return Envelope(request, decode_body(type_, body))
+
+
+def split(frames: Sequence[bytes], accepted: Set[Type]) -> tuple[int, Type, bytes]:
+    """Checks the header: request number, type and the body as it came. Raises WireError."""
+    if len(frames) != 2:
+        raise WireError(Code.BAD_FRAME, f"expected a header and a body, got {len(frames)} frames")
+    header, body = frames
+    if len(header) != HEADER_BYTES:
+        raise WireError(Code.BAD_FRAME, f"the header has {len(header)} bytes instead of {HEADER_BYTES}")
+    magic, version, type_number, request = _HEADER.unpack(header)
+    if magic != MAGIC:
+        raise WireError(Code.BAD_FRAME, "this is not an Evenpost frame (no 'EP' at its start)")
+    if version != VERSION:
+        raise WireError(
+            Code.BAD_VERSION,
+            f"the peer speaks version {version} of the protocol, this side version {VERSION}: "
+            "run the same release of Evenpost on both",
+        )
+    if type_number not in accepted:
+        raise WireError(Code.BAD_MESSAGE, f"message type {type_number} is not accepted here")
+    if len(body) > limits.FRAME_BYTES_MAX:
+        raise WireError(Code.TOO_LARGE, f"{len(body)} bytes; at most {limits.FRAME_BYTES_MAX} are accepted")
+    return request, Type(type_number), body
+
+
+def decode_body(type_: Type, body: bytes) -> Message:
+    """A body to its struct. Raises WireError naming what is wrong and in which field."""
+    try:
+        plain = msgpack.unpackb(body, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError) as error:  # msgpack's own errors are ValueErrors
+        raise WireError(Code.BAD_MESSAGE, f"{type_.name}: not msgpack: {error}") from None
+    try:
+        return msgspec.convert(plain, BY_TYPE[type_])
+    except msgspec.ValidationError as error:
+        raise WireError(Code.BAD_MESSAGE, f"{type_.name}: {error}") from None
+
+
+def request_of(frames: Sequence[bytes]) -> int:
+    """The request number in a frame that may be broken otherwise; 0 if there is none to be had."""
+    if frames and len(frames[0]) == HEADER_BYTES:
+        return int(_HEADER.unpack(frames[0])[3])
+    return 0
+
+
+def pack(plain: Any) -> bytes:
+    """Plain values (None, bool, int, float, str, bytes, list, tuple, dict) in msgpack."""
+    packed: bytes = msgpack.packb(plain)
+    return packed
+
+
+def pack_values(values: Sequence[Any]) -> bytes:
+    """A recipient's merge values, in the order of the template's fields."""
+    return pack(values)
+
+
+def unpack_values(packed: bytes) -> list[Any]:
+    """The reverse of pack_values. Raises WireError if it is no msgpack array."""
+    try:
+        values = msgpack.unpackb(packed)
+    except (ValueError, TypeError) as error:
+        raise WireError(Code.BAD_MESSAGE, f"merge values are not msgpack: {error}") from None
+    if not isinstance(values, list):
+        raise WireError(Code.BAD_MESSAGE, "merge values are not an array")
+    return values
+
+
+def pack_struct(value: msgspec.Struct) -> bytes:
+    """A struct on its own, for the journal and the outcome log."""
+    return pack(_plain(value))
+
+
+def unpack_struct(packed: bytes, type_: type[T]) -> T:
+    """The reverse of pack_struct. Raises WireError naming what is wrong."""
+    try:
+        return msgspec.convert(msgpack.unpackb(packed), type_)
+    except (ValueError, TypeError) as error:  # msgspec.ValidationError is a ValueError too
+        raise WireError(Code.BAD_MESSAGE, f"{type_.__name__}: {error}") from None
+
+
+def _plain(value: msgspec.Struct) -> Any:
+    return msgspec.to_builtins(value, builtin_types=(bytes,))

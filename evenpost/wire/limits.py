@@ -1,0 +1,62 @@
+"""Every bound of the protocol: its name ends in its unit, its reason stands beside it."""
+
+FRAME_BYTES_MAX = 40 * 1024 * 1024
+"""One frame on the wire. A template with its attachments is the largest thing that is ever sent."""
+
+TEMPLATE_BYTES_MAX = 32 * 1024 * 1024
+"""All parts and attachments of one campaign. Big providers refuse messages over 25-35 MB."""
+
+CHUNK_ROWS_MAX = 5_000
+"""Recipients in one RECIPIENTS chunk: one group of rows for the journal, a few ms of its time."""
+
+CHUNK_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes in one RECIPIENTS chunk. Clients close a chunk early when its rows are fat."""
+
+CHUNKS_IN_FLIGHT_MAX = 8
+"""Chunks a client sends ahead of their acknowledgement: hides the flush, bounds the broker's memory."""
+
+RECIPIENTS_MAX = 2**32 - 1
+"""Recipients of one campaign: a message's number is (campaign << 32) | index."""
+
+FIELDS_MAX = 200
+"""Merge fields of one campaign."""
+
+ROW_FIELDS_BYTES_MAX = 64 * 1024
+"""The packed merge fields of one recipient."""
+
+ADDRESS_BYTES_MAX = 320
+"""An address: 64 for the local part, @, 255 for the domain (RFC 5321 4.5.3.1)."""
+
+HEADERS_MAX = 100
+"""Own headers of one campaign."""
+
+NAME_CHARS_MAX = 200
+"""A name given by a person: campaign, worker, pool, submission id."""
+
+REPLY_CHARS_MAX = 500
+"""What is kept of an SMTP reply. RFC 5321 4.5.3.1.5 allows 512 a line; servers send more."""
+
+BATCH_MESSAGES_MAX = 500
+"""Messages in one batch: the unit of dispatch."""
+
+OUTCOMES_ROWS_MAX = 2_000
+"""Outcomes in one OUTCOMES message."""
+
+PAGE_ROWS_MAX = 5_000
+"""Rows in one page of a report or trace."""
+
+STATUS_ROWS_MAX = 1_000
+"""Campaigns in one STATUS reply."""
+
+HOLDING_BATCHES_MAX = 20_000
+"""Batches a worker can say it holds when it says HELLO."""
+
+PEERS_MAX = 20_000
+"""Connections the broker accepts on one socket."""
+
+ATTEMPTS_KEPT_MAX = 20
+"""Earlier attempts kept with a message."""
+
+assert TEMPLATE_BYTES_MAX + 1024 * 1024 <= FRAME_BYTES_MAX
+assert CHUNK_BYTES_MAX + 1024 * 1024 <= FRAME_BYTES_MAX
+assert CHUNK_ROWS_MAX >= BATCH_MESSAGES_MAX
