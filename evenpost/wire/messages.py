@@ -416,6 +416,9 @@ class WorkerHello(Message, frozen=True):
     """Larger each time the worker's process starts."""
     server: str
     """host:port and account of its SMTP server."""
+    log: Name
+    """Names its outcome log, made with it. Only one process can hold a log, so a newer incarnation with the
+    same log proves that the older one is dead, and that what the log doesn't tell of was never begun."""
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
     weight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 100
     pools: Annotated[list[Name], msgspec.Meta(max_length=100)] = []
