@@ -120,6 +120,12 @@ def unpack_values(packed: bytes) -> list[Any]:
     return values
 
 
+def unpack_counts(packed: bytes) -> dict[int, int]:
+    """Counts by number, as the journal keeps them."""
+    counts: dict[int, int] = msgpack.unpackb(packed, strict_map_key=False)
+    return counts
+
+
 def pack_struct(value: msgspec.Struct) -> bytes:
     """A struct on its own, for the journal and the outcome log."""
     return pack(_plain(value))

@@ -52,7 +52,7 @@ HOLDING_BATCHES_MAX = 20_000
 """Batches a worker can say it holds when it says HELLO."""
 
 TEMPLATES_SENT_MAX = 200
-"""Templates that a broker takes a worker to have, the most recently used ones. A worker keeps twice as many."""
+"""Templates a broker takes a worker to have: the most recently used ones. A worker keeps twice as many."""
 
 TEMPLATES_SENT_BYTES_MAX = 128 * 1024 * 1024
 """The same in bytes."""

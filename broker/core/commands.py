@@ -1,0 +1,201 @@
+"""What the core wants done. The service carries it out, in order."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from broker.core.events import Event
+from broker.core.state import Campaign, Stored
+from evenpost.wire import messages as wire
+
+# --- what is written to the journal: `Persist` ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AddCampaign:
+    campaign: Campaign
+
+
+@dataclass(frozen=True, slots=True)
+class AddRecipients:
+    campaign: int
+    first_index: int
+    rows: list[wire.Recipient]
+
+
+@dataclass(frozen=True, slots=True)
+class SetMessages:
+    """Outcomes: one tuple a message, in the order of `journal.sqlite`'s statement:
+    (id, state, attempts, code, reply, worker number, began_at, ended_at, due_at, history)."""
+
+    rows: list[tuple[int, int, int, int, str, int, int, int, int | None, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class SetCampaign:
+    """A campaign's own row, as it is when the change is made."""
+
+    number: int
+    phase: int
+    chunks: int
+    total: int
+    counts: dict[int, int]
+    attempts: int
+    unknown: int
+    duplicates: int
+    low_water: int
+    expire_at: int
+    finished_at: int
+    closed_as: int | None
+
+    @classmethod
+    def of(cls, campaign: Campaign) -> "SetCampaign":
+        return cls(
+            campaign.number,
+            int(campaign.phase),
+            campaign.chunks,
+            campaign.total,
+            {int(state): count for state, count in campaign.counts.items()},
+            campaign.attempts,
+            campaign.unknown,
+            campaign.duplicates,
+            campaign.low_water,
+            campaign.expire_at,
+            campaign.finished_at,
+            None if campaign.closed_as is None else int(campaign.closed_as),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SetWorker:
+    name: str
+    number: int
+    server: str
+    log: str
+    incarnation: int
+    drained: bool
+    gone: bool
+    """It said goodbye: a restarted broker needn't wait for it."""
+
+
+Change = AddCampaign | AddRecipients | SetMessages | SetCampaign | SetWorker
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer to a client."""
+
+    peer: bytes
+    request: int
+    message: wire.Message
+
+
+@dataclass(frozen=True, slots=True)
+class ToWorker:
+    peer: bytes
+    message: wire.Message
+    request: int = 0
+    """Of the hello that a welcome answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendTemplate:
+    peer: bytes
+    campaign: Campaign
+
+
+@dataclass(frozen=True, slots=True)
+class SendBatch:
+    peer: bytes
+    batch: int
+    campaign: int
+    items: list[tuple[int, int, str, bytes]]
+    """wire.BatchItem's fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """An event for the core itself, once what came before is on disk."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write these in one transaction; when they are flushed to disk, carry out `then`."""
+
+    changes: tuple[Change, ...]
+    then: tuple["Reply | ToWorker | Raise", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFresh:
+    """Read a campaign's next messages that were never tried; FreshRead answers."""
+
+    campaign: int
+    after: int
+    """A message number."""
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRetries:
+    """Read a campaign's deferred messages that are due, the earliest first; RetriesRead answers."""
+
+    campaign: int
+    after: tuple[int, int]
+    """Due time (ms) and message number of the last one that was read."""
+    due_upto: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHeld:
+    """Read the messages that a worker says it holds; HeldRead answers."""
+
+    worker: str
+    batches: list[wire.HeldBatch]
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Read what the journal has of these outcomes' messages; LookedUp answers."""
+
+    worker: str
+    outcomes: list[wire.Outcome]
+    confirm: ToWorker
+    """To be sent once they are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Make a campaign's messages of these states due again, in the journal; Reopened answers."""
+
+    peer: bytes
+    request: int
+    campaign: str
+    states: tuple[Stored, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: Literal["debug", "info", "warning", "error"]
+    event: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Command = (
+    Reply
+    | ToWorker
+    | SendTemplate
+    | SendBatch
+    | Raise
+    | Persist
+    | ReadFresh
+    | ReadRetries
+    | ReadHeld
+    | LookUp
+    | Reopen
+    | Log
+)

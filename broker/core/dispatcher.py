@@ -1,0 +1,164 @@
+"""The core's front door: events in, commands out."""
+
+from collections.abc import Callable, Iterable
+from typing import assert_never
+
+from broker.core import campaigns, late, outcomes, sending, workers
+from broker.core.balancer import Balancer
+from broker.core.commands import Command, Log, ToWorker
+from broker.core.events import (
+    CampaignStored,
+    Event,
+    FreshRead,
+    FromClient,
+    FromWorker,
+    HeldRead,
+    LookedUp,
+    Reopened,
+    RetriesRead,
+    SendFailed,
+    SubmissionOpened,
+    Tick,
+)
+from broker.core.state import Campaign, Phase, Settings, State, Stored, Worker
+from evenpost.runtime.clock import Now
+from evenpost.wire import messages as wire
+from evenpost.wire.errors import Code
+
+_RATE_EVERY_S = 1.0
+_RATE_EWMA = 0.4
+
+
+class Dispatcher:
+    """Everything the broker decides. `handle` each event, then `dispatch` once for all of them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        boot: int,
+        broker: str,
+        uniform: Callable[[float, float], float],
+        campaigns: Iterable[Campaign],
+        workers: Iterable[Worker],
+        now: Now,
+    ) -> None:
+        """`campaigns`: the journal's unfinished ones. `workers`: all it knows."""
+        self.state = State(settings=settings, uniform=uniform, boot=boot, broker=broker)
+        self.balancer = Balancer()
+        for campaign in campaigns:
+            campaign.stored = campaign.phase is not Phase.OPEN
+            campaign.read_upto = campaign.low_water
+            campaign.next_due = 0
+            self.state.know(campaign)
+        for worker in workers:
+            self.state.workers[worker.name] = worker
+        self.state.recovering_until = now.mono + settings.lease_s
+        self.state.ticked_at = now.mono
+
+    def handle(self, event: Event, now: Now) -> list[Command]:
+        """What follows from an event. Never raises on what a peer says."""
+        state = self.state
+        match event:
+            case FromWorker():
+                return self._from_worker(event, now)
+            case FromClient():
+                return self._from_client(event, now)
+            case FreshRead():
+                sending.fresh_read(state, event)
+            case RetriesRead():
+                sending.retries_read(state, event)
+            case SubmissionOpened():
+                return campaigns.opened(state, event, now)
+            case CampaignStored():
+                if event.campaign in state.campaigns:
+                    campaign = state.campaigns[event.campaign]
+                    campaign.stored = True
+                    state.awake[campaign.number] = campaign
+            case LookedUp():
+                return late.looked_up(state, event, now)
+            case HeldRead():
+                return workers.held_read(state, self.balancer, event, now)
+            case SendFailed():
+                return workers.send_failed(state, self.balancer, event, now)
+            case Reopened():
+                return campaigns.reopened(state, event, now)
+            case Tick():
+                return self._tick(now)
+            case _:
+                assert_never(event)
+        return []
+
+    def dispatch(self, now: Now) -> list[Command]:
+        """Reads for what runs low, and batches for free workers."""
+        out = sending.reads(self.state, now)
+        out.extend(sending.dispatch(self.state, self.balancer, now))
+        return out
+
+    def _from_worker(self, event: FromWorker, now: Now) -> list[Command]:
+        state, balancer, message = self.state, self.balancer, event.message
+        if isinstance(message, wire.WorkerHello):
+            return workers.hello(state, balancer, event, message, now)
+        worker = state.by_peer.get(event.peer)
+        if worker is None:
+            text = "say hello first: this broker has restarted, or the connection is a new one"
+            return [ToWorker(event.peer, wire.Error(Code.NOT_FOUND, text))]
+        workers.heard(worker, now)
+        match message:
+            case wire.Outcomes():
+                return outcomes.reported(state, balancer, worker, message, now)
+            case wire.Heartbeat():
+                return workers.heartbeat(state, balancer, worker, message, now)
+            case wire.Goodbye():
+                return workers.goodbye(state, balancer, worker, message, now)
+        return []
+
+    def _from_client(self, event: FromClient, now: Now) -> list[Command]:
+        state, message = self.state, event.message
+        match message:
+            case wire.Recipients():
+                return campaigns.recipients(state, event, message)
+            case wire.Commit():
+                return campaigns.committed(state, event, message)
+            case wire.Pause():
+                return campaigns.pause(state, event, message)
+            case wire.Resume():
+                return campaigns.resume(state, event, message)
+            case wire.Cancel():
+                return campaigns.cancel(state, event, message, now)
+            case wire.RetryFailed():
+                return campaigns.retry_failed(state, event, message)
+            case wire.Drain():
+                return workers.order(state, self.balancer, event, message.worker, True, now)
+            case wire.Ready():
+                return workers.order(state, self.balancer, event, message.worker, False, now)
+        return []
+
+    def _tick(self, now: Now) -> list[Command]:
+        state = self.state
+        out = workers.check(state, self.balancer, now)
+        if state.recovering_until is not None:
+            silent = [w.name for w in state.workers.values() if not workers.has_reported(w)]
+            if not silent or now.mono >= state.recovering_until:
+                state.recovering_until = None
+                out.append(Log("info", "broker.recovered", {"silent_workers": silent}))
+        state.awake.update(state.campaigns)
+        for campaign in list(state.campaigns.values()):
+            if campaign.stored and campaign.closed_as is None and now.wall >= campaign.expire_at:
+                if not campaign.reopening:
+                    out.extend(campaigns.expire(state, campaign, now))
+            elif campaign.stored and (campaign.closed_as is not None or not campaign.unfinished):
+                out.extend(campaigns.finish_if_done(state, campaign, now))
+        if now.mono - state.ticked_at >= _RATE_EVERY_S:
+            self._measure(now.mono - state.ticked_at)
+            state.ticked_at = now.mono
+        return out
+
+    def _measure(self, seconds: float) -> None:
+        for worker in self.state.workers.values():
+            worker.rate += _RATE_EWMA * ((worker.sent - worker.sent_before) / seconds - worker.rate)
+            worker.sent_before = worker.sent
+        for campaign in self.state.campaigns.values():
+            sent = campaign.counts.get(Stored.SENT, 0)
+            campaign.rate += _RATE_EWMA * ((sent - campaign.sent_before) / seconds - campaign.rate)
+            campaign.sent_before = sent

@@ -1,0 +1,154 @@
+"""What can happen to the core. Requests of peers come as their wire messages with the peer's routing id."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from broker.core.state import Campaign, Stored
+from evenpost.wire import messages as wire
+
+if TYPE_CHECKING:  # commands carry events and one event carries a command
+    from broker.core.commands import ToWorker
+
+
+@dataclass(frozen=True, slots=True)
+class FromWorker:
+    """A worker's message."""
+
+    peer: bytes
+    request: int
+    message: wire.Message
+
+
+@dataclass(frozen=True, slots=True)
+class FromClient:
+    """A client's request that the core decides on."""
+
+    peer: bytes
+    request: int
+    message: wire.Message
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionOpened:
+    """A client opened a submission; the service has looked it up and has made an id, should it be new."""
+
+    peer: bytes
+    request: int
+    message: wire.OpenCampaign
+    packed_template: bytes
+    fingerprint: bytes
+    known: Campaign | None
+    """As the journal has it."""
+    new_id: str
+    new_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignStored:
+    """A campaign's COMMIT (or its reopening) is on disk."""
+
+    campaign: int
+
+
+FreshRow = tuple[int, str, bytes, int]
+"""Message number, address, packed values, attempts. A plain tuple: they come by the million."""
+
+
+class StoredRow(NamedTuple):
+    """A message that was tried before, as the journal has it."""
+
+    id: int
+    address: str
+    values: bytes
+    state: int
+    attempts: int
+    history: bytes | None
+    """Attempts before the last one, packed."""
+    code: int
+    reply: str
+    worker: str
+    ended_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class FreshRead:
+    """The answer to ReadFresh."""
+
+    campaign: int
+    rows: list[FreshRow]
+    upto: int
+    """The last message number that was looked at."""
+    complete: bool
+    """There are no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetriesRead:
+    """The answer to ReadRetries."""
+
+    campaign: int
+    rows: list[StoredRow]
+    upto: tuple[int, int]
+    """Due time and message number of the last one that was read."""
+    next_due: int | None
+    """When the first of those that weren't read is due (ms); None: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRead:
+    """The answer to ReadHeld: what the journal has of the messages that a worker still holds."""
+
+    worker: str
+    batches: list[wire.HeldBatch]
+    rows: dict[int, StoredRow]
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """The answer to LookUp: outcomes whose messages weren't in memory, and what the journal has of them."""
+
+    worker: str
+    outcomes: list[wire.Outcome]
+    rows: dict[int, StoredRow]
+    campaigns: dict[int, Campaign]
+    """Those of them that have ended, as the journal has them."""
+    confirm: "ToWorker"
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """A batch couldn't be handed to a worker's connection: it never left."""
+
+    peer: bytes
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """RETRY_FAILED is written: so many messages of each state are DEFERRED and due again."""
+
+    peer: bytes
+    request: int
+    campaign: Campaign
+    """As the journal has it; one in the core's memory is the one that counts."""
+    changed: dict[Stored, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    FromWorker
+    | FromClient
+    | SubmissionOpened
+    | CampaignStored
+    | FreshRead
+    | RetriesRead
+    | HeldRead
+    | LookedUp
+    | SendFailed
+    | Reopened
+    | Tick
+)

@@ -1,0 +1,100 @@
+"""Outcomes that come late: again after a lost answer, after a restart of the broker, or from a worker that
+was taken for dead. The journal's row decides what is news."""
+
+from broker.core import campaigns
+from broker.core.commands import Command, Persist, SetCampaign, SetMessages
+from broker.core.events import LookedUp, StoredRow
+from broker.core.outcomes import Row, end, leave, row_of, verdict
+from broker.core.state import Campaign, Message, State, Stored, Worker, message_id
+from evenpost.runtime.clock import Now
+from evenpost.wire import codec
+from evenpost.wire.messages import Attempt, Outcome
+
+
+def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
+    """Writes what is news in a report and then confirms it."""
+    worker = state.workers[event.worker]
+    worker.looking_up -= 1
+    rows: list[Row] = []
+    touched: dict[int, Campaign] = {}
+    for outcome in event.outcomes:
+        id_ = message_id(outcome.campaign, outcome.index)
+        stored = event.rows.get(id_)
+        campaign = state.campaigns.get(outcome.campaign) or event.campaigns.get(outcome.campaign)
+        if stored is None or campaign is None or not _tried(outcome):
+            continue
+        row = _late(state, campaign, worker, outcome, stored, now)
+        touched[campaign.number] = campaign
+        if row is not None:
+            rows.append(row)
+            # Two outcomes of one message in a report: the second sees what the first made of it.
+            event.rows[id_] = stored._replace(
+                state=row[1], attempts=row[2], code=row[3], reply=row[4], worker=worker.name
+            )
+            if campaign.reading:
+                campaign.settled_while_reading.add(id_)
+    changes: list[SetMessages | SetCampaign] = [SetMessages(rows)] if rows else []
+    changes.extend(SetCampaign.of(c) for c in touched.values())
+    out: list[Command] = [Persist(tuple(changes), (event.confirm,))]
+    for campaign in touched.values():
+        out.extend(campaigns.finish_if_done(state, campaign, now))
+    return out
+
+
+def _tried(outcome: Outcome) -> bool:
+    return outcome.kind != "not_sent" and not (outcome.kind == "deferred" and outcome.scope == "server")
+
+
+def _late(
+    state: State, campaign: Campaign, worker: Worker, outcome: Outcome, stored: StoredRow, now: Now
+) -> Row | None:
+    message = state.live.get(message_id(outcome.campaign, outcome.index))
+    if message is not None:
+        return _in_memory(campaign, state, worker, outcome, message)
+    before = Stored(stored.state)
+    if before in (Stored.QUEUED, Stored.DEFERRED) and campaign.finished_at and campaign.closed_as is not None:
+        before = campaign.closed_as
+    if before is Stored.SENT:
+        same = (outcome.attempt, worker.name) == (stored.attempts, stored.worker)
+        if outcome.kind == "sent" and not same:
+            campaign.duplicates += 1
+        return None
+    news = outcome.attempt > stored.attempts
+    # `sent` is true whenever it is told; everything else only if nobody has told of this attempt yet.
+    if outcome.kind != "sent" and (before.final or not news):
+        return None
+    after, due_at = verdict(state, campaign, outcome.kind, outcome.attempt, now)
+    campaign.attempts += news
+    if before is not Stored.QUEUED:
+        campaign.count(before, -1)
+    campaign.count(after)
+    message = Message(
+        message_id(outcome.campaign, outcome.index), "", b"", outcome.attempt - 1, earlier=history(stored)
+    )
+    return row_of(message, after, worker, outcome, due_at)
+
+
+def _in_memory(
+    campaign: Campaign, state: State, worker: Worker, outcome: Outcome, message: Message
+) -> Row | None:
+    """The message is ready or in flight elsewhere when its earlier attempt is told of. Only `sent` counts:
+    then it is over. If another worker has it just now, its own outcome will say whether that made two."""
+    if outcome.kind != "sent":
+        return None
+    if message.batch:
+        del state.batches[message.batch].messages[message.id]
+        leave(campaign, message)
+    else:
+        waiting = campaign.again if message in campaign.again else campaign.ready
+        waiting.remove(message)
+    end(state, campaign, message, Stored.SENT)
+    return row_of(message, Stored.SENT, worker, outcome, None)
+
+
+def history(stored: StoredRow) -> tuple[Attempt, ...]:
+    """All attempts that the journal has of a message, oldest first."""
+    earlier = [Attempt(*row) for row in codec.unpack_values(stored.history)] if stored.history else []
+    if stored.attempts:
+        kind = Stored(stored.state).name.lower()
+        earlier.append(Attempt(stored.ended_at, stored.worker, kind, stored.code, stored.reply))
+    return tuple(earlier)

@@ -1,0 +1,33 @@
+"""How much at a time, and how long to wait."""
+
+from collections.abc import Callable
+
+from evenpost.wire import limits
+
+_FIRST_BATCH = 10
+"""For a server whose pace isn't known yet."""
+_EWMA = 0.3
+
+
+def batch_size(seconds_a_message: float, target_s: float, left: int, connections: int) -> int:
+    """Messages for one batch: about `target_s` of work, fewer towards the end of a campaign.
+
+    The end is guided self-scheduling (Polychronopoulos and Kuck, 1987): nobody takes more than its part of
+    half of what is `left`, so that the slowest server doesn't hold the last batch.
+    """
+    size = int(target_s / seconds_a_message) if seconds_a_message > 0 else _FIRST_BATCH
+    fair = -(-left // (2 * max(1, connections)))
+    return max(1, min(size, fair, limits.BATCH_MESSAGES_MAX))
+
+
+def pace(before: float, seconds: float, messages: int) -> float:
+    """The moving average of seconds a message after a batch. A batch's clock ticks in milliseconds."""
+    sample = max(seconds, 0.001) / messages
+    return sample if before <= 0 else before + _EWMA * (sample - before)
+
+
+def back_off(tries: int, initial_s: float, max_s: float, uniform: Callable[[float, float], float]) -> float:
+    """Seconds until the next try after `tries` failures: doubled each time, up to `max_s`, with half of it
+    at random, so that what failed together doesn't come back together."""
+    ceiling = min(max_s, initial_s * 2.0 ** min(max(tries - 1, 0), 30))
+    return uniform(ceiling / 2, ceiling)

@@ -1,0 +1,210 @@
+"""Workers come, tell what they hold, live by heartbeats, and go."""
+
+from broker.core import campaigns, outcomes
+from broker.core.balancer import Balancer
+from broker.core.commands import Command, Log, Persist, ReadHeld, Reply, SetWorker, ToWorker
+from broker.core.events import FromClient, FromWorker, HeldRead, SendFailed
+from broker.core.late import history
+from broker.core.state import Batch, Message, State, Stored, Worker, message_id
+from evenpost.runtime.clock import Now
+from evenpost.wire import messages as wire
+from evenpost.wire.errors import Code
+
+
+def hello(
+    state: State, balancer: Balancer, event: FromWorker, request: wire.WorkerHello, now: Now
+) -> list[Command]:
+    """WORKER_HELLO: a worker is here, new, back after a lost connection, or back after a crash."""
+    out: list[Command] = []
+    peer = event.peer
+    worker = state.workers.get(request.worker)
+    if worker is None:
+        worker = Worker(request.worker, number=len(state.workers) + 1)
+        state.workers[worker.name] = worker
+    elif request.incarnation < worker.incarnation and worker.connected:
+        text = f"a newer process is registered as worker {worker.name!r}: give each worker its own --name"
+        return [ToWorker(peer, wire.Error(Code.CONFLICT, text))]
+    if worker.peer and worker.peer != peer:
+        state.by_peer.pop(worker.peer, None)
+        if worker.connected and worker.incarnation < request.incarnation:
+            text = f"a newer process has registered as worker {worker.name!r}"
+            out.append(ToWorker(worker.peer, wire.Error(Code.CONFLICT, text)))
+    restarted = bool(worker.log) and worker.log != request.log
+    came_back = worker.connected
+    if restarted:
+        # Another log: nobody will ever tell what became of the older one's batches. Their lease runs out.
+        worker.orphaned = list(worker.batches)
+        worker.orphaned_until = worker.lease_from + state.settings.lease_s
+        worker.unheld = []
+    worker.peer, worker.connected, worker.gone, worker.leaving = peer, True, False, False
+    worker.log, worker.incarnation, worker.server = request.log, request.incarnation, request.server
+    worker.max_connections = worker.limit = request.max_connections
+    worker.weight, worker.pools = request.weight, frozenset(request.pools)
+    worker.busy = worker.open = worker.external = worker.in_flight_at_report = 0
+    worker.templates.clear()
+    worker.templates_bytes = 0
+    worker.to_replay = request.outcomes_to_come
+    state.by_peer[peer] = worker
+    holding = {held.batch for held in request.holding}
+    worker.lease_from = now.mono
+    if not restarted:
+        worker.unheld = [number for number in worker.batches if number not in holding]
+    heard(worker, now)
+    revoke = [h.batch for h in request.holding if h.batch not in worker.batches and not _adoptable(state, h)]
+    adopt = [h for h in request.holding if h.batch not in worker.batches and _adoptable(state, h)]
+    worker.holding_read = not adopt
+    settings = state.settings
+    welcome = wire.WorkerWelcome(state.broker, settings.heartbeat_s, settings.lease_s, revoke)
+    stored = SetWorker(
+        worker.name, worker.number, worker.server, worker.log, worker.incarnation, worker.drained, False
+    )
+    out.append(Persist((stored,), (ToWorker(peer, welcome, event.request),)))
+    if adopt:
+        out.append(ReadHeld(worker.name, adopt))
+    if worker.to_replay == 0 and worker.unheld:
+        out.extend(outcomes.give_back_unheld(state, worker, now))
+    fields = {"worker": worker.name, "server": worker.server, "max_connections": worker.max_connections}
+    fields |= {"weight": worker.weight, "holding": len(holding), "to_replay": worker.to_replay}
+    out.append(Log("info", "worker.returned" if came_back else "worker.connected", fields))
+    balancer.update(worker, now.mono)
+    return out
+
+
+def _adoptable(state: State, held: wire.HeldBatch) -> bool:
+    """A batch of an earlier run of the broker, told of before this run has sent anything."""
+    return state.recovering_until is not None and held.batch not in state.batches
+
+
+def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> list[Command]:
+    """After a restart of the broker: batches that a worker still has go on where they are."""
+    worker = state.workers[event.worker]
+    for held in event.batches:
+        campaign = state.campaigns.get(held.campaign)
+        batch = None
+        for index in held.indices:
+            row = event.rows.get(message_id(held.campaign, index))
+            if campaign is None or row is None or row.id in state.live or Stored(row.state).final:
+                continue
+            if batch is None:
+                batch = Batch(held.batch, worker, campaign, {}, len(held.indices))
+            message = Message(row.id, row.address, row.values, row.attempts, earlier=history(row))
+            message.retry = row.state == Stored.DEFERRED
+            message.batch = held.batch
+            batch.messages[row.id] = state.live[row.id] = message
+            campaign.in_flight += 1
+            campaign.in_flight_retries += message.retry
+        if batch is not None:
+            state.batches[batch.number] = worker.batches[batch.number] = batch
+    worker.holding_read = True
+    balancer.update(worker, now.mono)
+    return []
+
+
+def has_reported(worker: Worker) -> bool:
+    """It has told all that it knows: what it holds, and outcomes that no broker had confirmed."""
+    told = worker.connected and worker.holding_read and not worker.to_replay and not worker.looking_up
+    return told or worker.gone
+
+
+def heard(worker: Worker, now: Now) -> None:
+    """Any traffic proves life."""
+    worker.heard_at = now.mono
+    worker.heard_wall = now.wall
+
+
+def heartbeat(
+    state: State, balancer: Balancer, worker: Worker, request: wire.Heartbeat, now: Now
+) -> list[Command]:
+    worker.lease_from = now.mono
+    worker.busy, worker.open, worker.external = request.busy, request.open, request.external
+    worker.limit = min(request.limit, worker.max_connections)
+    worker.in_flight_at_report = sum(1 for number in worker.batches if number <= request.last_batch)
+    worker.leaving = request.draining
+    balancer.update(worker, now.mono)
+    return [ToWorker(worker.peer, wire.HeartbeatAck(request.number))]
+
+
+def goodbye(
+    state: State, balancer: Balancer, worker: Worker, request: wire.Goodbye, now: Now
+) -> list[Command]:
+    """GOODBYE: it has drained; what it still had by our books was never begun."""
+    out: list[Command] = []
+    for batch in list(worker.batches.values()):
+        out.extend(outcomes.drop(state, batch, now))
+    peer = worker.peer
+    _disconnect(state, worker)
+    worker.gone = True
+    stored = SetWorker(
+        worker.name, worker.number, worker.server, worker.log, worker.incarnation, worker.drained, True
+    )
+    out.append(Persist((stored,), (ToWorker(peer, wire.GoodbyeOk()),)))
+    out.append(Log("info", "worker.left", {"worker": worker.name, "reason": request.reason}))
+    balancer.update(worker, now.mono)
+    return out
+
+
+def _disconnect(state: State, worker: Worker) -> None:
+    state.by_peer.pop(worker.peer, None)
+    worker.peer = b""
+    worker.connected = False
+    worker.busy = worker.open = worker.external = worker.in_flight_at_report = 0
+
+
+def send_failed(state: State, balancer: Balancer, event: SendFailed, now: Now) -> list[Command]:
+    """The connection is gone or doesn't read: the batch never left, and there will be no more for now."""
+    out: list[Command] = []
+    batch = state.batches.get(event.batch)
+    if batch is not None:
+        worker = batch.worker
+        out.extend(outcomes.drop(state, batch, now))
+        if worker.peer == event.peer:
+            out.append(Log("warning", "worker.lost", {"worker": worker.name, "reason": "connection lost"}))
+            _disconnect(state, worker)
+        balancer.update(worker, now.mono)
+    return out
+
+
+def check(state: State, balancer: Balancer, now: Now) -> list[Command]:
+    """Time has passed: who is lost, whose lease has ended, who may be tried again."""
+    settings = state.settings
+    out: list[Command] = []
+    for worker in state.workers.values():
+        silent = now.mono - worker.heard_at
+        if worker.connected and silent > settings.heartbeat_s * settings.heartbeats_missed_max:
+            fields = {"worker": worker.name, "server": worker.server, "silent_s": round(silent, 1)}
+            out.append(Log("warning", "worker.lost", fields | {"in_flight": worker.in_flight}))
+            _disconnect(state, worker)
+            balancer.update(worker, now.mono)
+        if worker.batches and not worker.connected and now.mono > worker.lease_from + settings.lease_s:
+            out.extend(outcomes.lose(state, worker, worker.batches.values(), now))
+            balancer.update(worker, now.mono)
+        if worker.orphaned and now.mono > worker.orphaned_until:
+            orphans = [worker.batches[number] for number in worker.orphaned if number in worker.batches]
+            worker.orphaned = []
+            out.extend(outcomes.lose(state, worker, orphans, now))
+            balancer.update(worker, now.mono)
+        if worker.failures and worker.connected and now.mono >= worker.hold_until:
+            balancer.update(worker, now.mono)
+    return out
+
+
+def order(
+    state: State, balancer: Balancer, event: FromClient, name: str, drained: bool, now: Now
+) -> list[Command]:
+    """DRAIN and READY: an operator's word, kept in the journal."""
+    worker = state.workers.get(name)
+    if worker is None:
+        known = ", ".join(sorted(state.workers)) or "none has ever connected"
+        text = f"no worker is called {name!r}; known: {known}"
+        return [campaigns.refuse(event.peer, event.request, Code.NOT_FOUND, text)]
+    worker.drained = drained
+    if not drained:
+        worker.failures = 0
+    balancer.update(worker, now.mono)
+    stored = SetWorker(
+        worker.name, worker.number, worker.server, worker.log, worker.incarnation, drained, worker.gone
+    )
+    return [
+        Persist((stored,), (Reply(event.peer, event.request, wire.Done()),)),
+        Log("info", "worker.drained" if drained else "worker.readied", {"worker": name}),
+    ]

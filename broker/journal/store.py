@@ -1,0 +1,86 @@
+"""What the broker asks of its journal. Small, so that it can stand on another database too."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from broker.core.commands import Change
+from broker.core.events import FreshRow, StoredRow
+from broker.core.state import Campaign, Stored, Worker
+
+
+class JournalError(Exception):
+    """The journal can't be opened, read or written; the message says which and what to do."""
+
+
+class ReportLine(Protocol):
+    """A message as reports show it; a row of `Journal.report` and `Journal.trace`."""
+
+    id: int
+    address: str
+    state: int
+    attempts: int
+    code: int
+    reply: str
+    worker: str
+    server: str
+    first_at: int
+    last_at: int
+    due_at: int
+    history: bytes | None
+
+
+class Journal(Protocol):
+    """One writer. Calls come one at a time, though `commit` comes from another thread than the rest."""
+
+    boot: int
+    """How often this journal has been opened to write; part of every batch number."""
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Writes into the open transaction, and opens one if there is none. Raises JournalError."""
+
+    def commit(self) -> None:
+        """Flushes to disk what was applied. Blocks; releases the GIL. Raises JournalError."""
+
+    def campaigns(self) -> list[Campaign]:
+        """The unfinished ones."""
+
+    def workers(self) -> list[Worker]: ...
+
+    def campaign(self, id_: str) -> Campaign | None: ...
+
+    def campaign_by_number(self, number: int) -> Campaign | None: ...
+
+    def campaign_by_submission(self, submission: str) -> Campaign | None: ...
+
+    def newest_campaigns(self, limit: int) -> list[str]:
+        """Their ids, the newest first."""
+
+    def next_campaign_number(self) -> int: ...
+
+    def fresh(self, campaign: int, after: int, limit: int) -> list[FreshRow]: ...
+
+    def retries(
+        self, campaign: int, after: tuple[int, int], due_upto: int, limit: int
+    ) -> tuple[list[StoredRow], tuple[int, int], int | None]:
+        """Deferred messages in the order in which they are due, where the read ended, and when the next is due."""
+
+    def stored(self, ids: Sequence[int]) -> dict[int, StoredRow]:
+        """What is known of these messages; those that don't exist are left out."""
+
+    def report(self, campaign: int, after: int, states: Sequence[Stored], limit: int) -> list[ReportLine]: ...
+
+    def trace(self, address: str, limit: int) -> list[ReportLine]:
+        """Every message to an address, whatever the case of its letters, the newest first."""
+
+    def reopen(self, campaign: int) -> None:
+        """Marks that messages are about to be restated: counts are made anew if that is cut short."""
+
+    def restate(
+        self, campaign: int, index_from: int, index_to: int, states: Sequence[Stored], due_at: int
+    ) -> dict[Stored, int]:
+        """Makes messages of these states with index_from <= index < index_to due; says how many of each."""
+
+    def end_open_rows(self, campaign: int, index_from: int, index_to: int, as_: Stored) -> None:
+        """Writes into the rows what `closed_as` said of a whole campaign."""
+
+    def close(self) -> None: ...

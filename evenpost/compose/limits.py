@@ -1,0 +1,35 @@
+"""Every bound of composing: its name ends in its unit, its reason stands beside it."""
+
+SOURCE_CHARS_MAX = 2_000_000
+"""One part of a template. Gmail clips a message at 102 KB; compiling this much takes about a second."""
+
+HEADER_SOURCE_CHARS_MAX = 10_000
+"""One header of a template."""
+
+OUTPUT_CHARS_MAX = 10_000_000
+"""What a part may grow to for one recipient. Larger mail is refused by most servers anyway."""
+
+STEPS_MAX = 200_000
+"""Loop rounds and calls while one message is made: about 20 ms. More is a mistake or an attack, and while
+it lasts the worker does nothing else."""
+
+VALUE_CHARS_MAX = 1_000_000
+"""A text or list made inside a template by repeating, joining or padding."""
+
+INTEGER_BITS_MAX = 10_000
+"""An integer made inside a template: `9**9**9` would run for hours."""
+
+LINE_OCTETS_MAX = 998
+"""A line without its CRLF (RFC 5322 2.1.1)."""
+
+HEADER_LINE_CHARS_MAX = 78
+"""Where a header is folded (RFC 5322 2.1.1)."""
+
+ENCODED_WORD_CHARS_MAX = 75
+"""RFC 2047 section 2."""
+
+HEADER_CHARS_MAX = 20_000
+"""The text of one header for one recipient. Servers refuse much longer headers."""
+
+BODY_LINE_CHARS_MAX = 76
+"""A line of base64 or quoted-printable (RFC 2045 6.7 and 6.8)."""

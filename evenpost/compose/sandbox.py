@@ -1,0 +1,202 @@
+"""Jinja2's immutable sandbox, with the bounds that it leaves to its user.
+
+A template comes from a client and runs in every worker. Jinja2's sandbox keeps it away from the process;
+what it leaves open is time and memory: `{{ 'a' * 10**9 }}`, loops in loops, macros that call themselves
+twice. So loop rounds and calls are counted, and whatever multiplies text is checked before it runs.
+
+Nothing random is in here either: a message that is tried again has to be the same message.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from jinja2 import StrictUndefined, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import escape
+
+from evenpost.compose import limits
+from evenpost.compose.text import html_to_text
+from evenpost.compose.transfer import given, quoted_printable, quoted_printable_escaped
+
+COUNTED, BOUNDED, ENCODED = "evenpost counted", "evenpost bounded", "evenpost encoded"
+"""Filters that evenpost.compose.template puts into the syntax tree. With a space in their names, no author
+can."""
+
+_WIDE = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{6})|\{[^{}]*:[^{}]*(?:\{|\d{6})")
+"""A width of six digits, or one taken from an argument, in a format string of either kind."""
+_SIZED_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
+
+
+class _CodeGenerator(CodeGenerator):
+    """Leaves alone what the encoder returns: it is escaped and checked already. The three methods are the
+    ones that Jinja2's own jinja2.nativetypes overrides."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if _is_encoded(node):
+            return str(node.as_const(frame.eval_ctx))
+        return super()._output_child_to_const(node, frame, finalize)
+
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        if not _is_encoded(node):
+            super()._output_child_pre(node, frame, finalize)
+
+    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        if not _is_encoded(node):
+            super()._output_child_post(node, frame, finalize)
+
+
+def _is_encoded(node: nodes.Expr) -> bool:
+    return isinstance(node, nodes.Filter) and node.name == ENCODED
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """The environment of one composer's parts; `html` escapes what is filled in.
+
+    Counting makes it stateful: one thread at a time.
+    """
+
+    code_generator_class = _CodeGenerator
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, *, html: bool = False, derived: bool = False) -> None:
+        super().__init__(
+            autoescape=html, undefined=StrictUndefined, keep_trailing_newline=True, cache_size=0,
+            auto_reload=False,
+            finalize=given,
+        )  # fmt: skip
+        self.steps_left = limits.STEPS_MAX
+        del self.globals["lipsum"], self.filters["random"]
+        for name in ("center", "indent", "batch", "slice"):
+            self.filters[name] = _sized(self.filters[name])
+        self.filters["format"] = _formatted(self.filters["format"])
+        self.filters["join"] = _joined(self.filters["join"])
+        self.filters["replace"] = _replaced(self.filters["replace"])
+        self.filters[COUNTED] = self._counted
+        self.filters[BOUNDED] = _bounded
+        self.filters[ENCODED] = quoted_printable_escaped if html else quoted_printable
+        if derived:
+            # The author wrote these for HTML; the text part is made from it.
+            for name in ("e", "escape", "forceescape"):
+                self.filters[name] = str
+            self.filters["safe"] = html_to_text
+
+    def count(self) -> None:
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            raise SecurityError(f"more than {limits.STEPS_MAX:,} loop rounds and calls in one message")
+
+    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self.count()
+            yield item
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "*":
+            for sized, times in ((left, right), (right, left)):
+                if isinstance(sized, (str, list, tuple, bytes)) and isinstance(times, int):
+                    _allow(len(sized) * times)
+            if isinstance(left, int) and isinstance(right, int):
+                _allow_bits(left.bit_length() + right.bit_length())
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _allow_bits(left.bit_length() * abs(right))
+        elif operator == "%" and isinstance(left, (str, bytes)):
+            _allow_format(left)
+        return _bounded(super().call_binop(context, operator, left, right))
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        # Jinja2's own names: the template's keyword arguments must not meet `self` or `context`.
+        __self.count()
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, (str, bytes)):
+            name = __obj.__name__
+            if name in _SIZED_METHODS:
+                _allow_sizes(args, kwargs)
+            elif name in ("format", "format_map"):
+                _allow_format(owner)
+            elif name == "join" and args:
+                _allow_join(args[0], owner)
+            elif name == "replace" and len(args) >= 2 and isinstance(args[0], str):
+                _allow_replace(str(owner), args[0], str(args[1]))
+        return _bounded(super().call(__context, __obj, *args, **kwargs))
+
+
+def _allow(size: int) -> None:
+    if size > limits.VALUE_CHARS_MAX:
+        raise SecurityError(
+            f"a text or list of {size:,} inside the template; at most {limits.VALUE_CHARS_MAX:,}"
+        )
+
+
+def _allow_bits(bits: int) -> None:
+    if bits > limits.INTEGER_BITS_MAX:
+        raise SecurityError(f"a number of more than {limits.INTEGER_BITS_MAX:,} bits")
+
+
+def _allow_sizes(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
+    for arg in (*args, *kwargs.values()):
+        if isinstance(arg, int):
+            _allow(arg)
+
+
+def _allow_format(spec: Any) -> None:
+    if _WIDE.search(spec.decode("latin-1") if isinstance(spec, bytes) else str(spec)):
+        raise SecurityError("a format with a width of a hundred thousand or more, or one that isn't constant")
+
+
+def _allow_join(items: Any, separator: Any) -> None:
+    if hasattr(items, "__len__"):
+        _allow(len(items) * len(str(separator)))
+
+
+def _allow_replace(text: str, old: str, new: str) -> None:
+    _allow(len(text) + (text.count(old) if len(new) > len(old) else 0) * len(new))
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, (str, list, tuple, bytes)):
+        _allow(len(value))
+    return value
+
+
+def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        _allow_sizes(args[1:], kwargs)
+        if function.__name__ == "do_indent" and args:
+            text, width = str(args[0]), args[1] if len(args) > 1 else kwargs.get("width", 4)
+            _allow(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _formatted(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def checked(text: Any, *args: Any, **kwargs: Any) -> Any:
+        _allow_format(text)
+        return function(text, *args, **kwargs)
+
+    return checked
+
+
+def _joined(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def checked(eval_ctx: Any, items: Any, d: Any = "", attribute: Any = None) -> Any:
+        _allow_join(items, d)
+        return _bounded(function(eval_ctx, items, d, attribute))
+
+    return checked
+
+
+def _replaced(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def checked(eval_ctx: Any, s: Any, old: Any, new: Any, count: int | None = None) -> Any:
+        _allow_replace(str(s), str(old), str(escape(new)))
+        return function(eval_ctx, s, old, new, count)
+
+    return checked

@@ -1,0 +1,297 @@
+"""One part of a template, compiled: what it uses, what it makes of a recipient's values.
+
+A part that goes out as quoted-printable is compiled in its encoded form: in the syntax tree, constant text is
+replaced by its encoding and each expression between it is passed through the encoder. What the template
+then renders *is* the body, and only values are encoded for each recipient. Where a template captures or
+repeats its own output (`call`, `filter`, `self.block()`, recursive loops, `autoescape`), that would encode
+twice; such a part is rendered first and encoded whole.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Any, NoReturn
+
+from jinja2 import Template, nodes
+from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
+from jinja2.meta import find_undeclared_variables
+from markupsafe import escape
+
+from evenpost.compose import limits
+from evenpost.compose.errors import ComposeError, TemplateError
+from evenpost.compose.sandbox import BOUNDED, COUNTED, ENCODED, Sandbox
+from evenpost.compose.transfer import (
+    base64_text,
+    encode_chunk,
+    prefers_base64,
+    quoted_printable,
+    quoted_printable_escaped,
+)
+
+ALWAYS = frozenset({"email", "campaign"})
+"""Names that every template has: the recipient's address, the campaign's id."""
+
+_TWICE = (nodes.CallBlock, nodes.FilterBlock, nodes.EvalContextModifier, nodes.Block)
+"""What outputs its own output, or changes how output is escaped."""
+_ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+_KEEPS = (nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.Block)
+"""What leaves names behind in a context, or renders from it a second time."""
+_UNDEFINED = re.compile(r"'(\w+)' is undefined").fullmatch
+_PLAIN_NODES = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name)
+
+
+class Part:
+    """A compiled part. `render` and `body` may be called again and again, by one thread at a time."""
+
+    plain = False
+    """Nothing but text and `{{ name }}`: it can only fail on a value that is missing or can't be encoded."""
+
+    def __init__(self, name: str, uses: frozenset[str], encoding: str, *, encoded: bool) -> None:
+        self.name = name
+        self.uses = uses
+        self.encoding = encoding
+        """The content transfer encoding of `body`."""
+        self.constant: str | None = None
+        """What it renders to, if that is the same for everybody; for a text part, the encoded body."""
+        self._encoded = encoded
+
+    def render(self, scope: Mapping[str, Any]) -> str:
+        """What the part makes of these values. Raises ComposeError."""
+        raise NotImplementedError
+
+    def body(self, scope: Mapping[str, Any]) -> str:
+        """The part in its content transfer encoding. Raises ComposeError."""
+        text = self.render(scope)
+        if self._encoded:
+            return text
+        try:
+            return base64_text(text) if self.encoding == "base64" else encode_chunk(text)
+        except UnicodeEncodeError as error:
+            self._fail(error, None)
+
+    def _fail(self, error: Exception, line: int | None) -> NoReturn:
+        missing: str | None = None
+        match error:
+            case UndefinedError() if (found := _UNDEFINED(str(error))) is not None:
+                missing = found[1]
+                message = f"the field {missing!r} has no value"
+            case UnicodeEncodeError():
+                message = "half a surrogate pair is no character"
+            case RecursionError():
+                message = "it nests too deeply"
+            case OutputError() | UndefinedError() | SecurityError():
+                message = str(error)
+            case _:
+                message = f"{type(error).__name__}: {error}"
+        raise ComposeError(self.name, message, line, missing) from error
+
+
+class PlainPart(Part):
+    """Text with `{{ name }}`s in it, which is most of what is sent: twice as fast without Jinja2."""
+
+    plain = True
+
+    def __init__(self, tree: nodes.Template, *, html: bool, encoded: bool, **kwargs: Any) -> None:
+        super().__init__(encoded=encoded, **kwargs)
+        self._texts: list[str] = []
+        self._slots: list[tuple[int, str, int]] = []
+        for node in tree.iter_child_nodes():
+            for child in node.iter_child_nodes():
+                if isinstance(child, nodes.Name):
+                    self._slots.append((len(self._texts), child.name, child.lineno))
+                    self._texts.append("")
+                elif isinstance(child, nodes.TemplateData):
+                    self._texts.append(encode_chunk(child.data) if encoded else child.data)
+        values: dict[tuple[bool, bool], Callable[[Any], str]] = {
+            (True, True): quoted_printable_escaped, (True, False): quoted_printable,
+            (False, True): _escaped, (False, False): str,
+        }  # fmt: skip
+        self._value = values[encoded, html]
+
+    def render(self, scope: Mapping[str, Any]) -> str:
+        texts = self._texts.copy()
+        for number, name, line in self._slots:
+            value = scope.get(name)
+            if value is None:
+                raise ComposeError(self.name, f"the field {name!r} has no value", line, name)
+            try:
+                texts[number] = self._value(value)
+            except (UnicodeEncodeError, RecursionError) as error:
+                self._fail(error, line)
+        return "".join(texts)
+
+
+class JinjaPart(Part):
+    """Everything else."""
+
+    def __init__(self, template: Template, *, bounded: bool, keeps: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._template = template
+        self._bounded = bounded
+        self._keeps = keeps
+        # A context costs as much as a small part: it is kept, and only what it looks names up in changes.
+        self._context = template.new_context({}, shared=True)
+
+    def render(self, scope: Mapping[str, Any]) -> str:
+        context = self._context
+        if self._keeps:
+            context = self._template.new_context(dict(scope), shared=True)
+        else:
+            context.parent = scope  # type: ignore[assignment]  # a dict, which nothing writes to
+        try:
+            pieces = self._template.root_render_func(context)
+            return "".join(_at_most(limits.OUTPUT_CHARS_MAX, pieces) if self._bounded else pieces)
+        except Exception as error:  # noqa: BLE001  # templates run filters and operators on anybody's data
+            self._fail(error, _line_of(error.__traceback__, self._template))
+
+
+class OutputError(Exception):
+    """A part grows too large."""
+
+
+def compile_part(
+    name: str, source: str, sandbox: Sandbox, *, body: bool = False, report_lines: bool = True
+) -> Part:
+    """Compiles a part; `body` for a text part, whose encoding is chosen here. Raises TemplateError."""
+    allowed = limits.SOURCE_CHARS_MAX if body else limits.HEADER_SOURCE_CHARS_MAX
+    if len(source) > allowed:
+        raise TemplateError(name, None, f"{len(source):,} characters; at most {allowed:,} are accepted")
+    try:
+        source.encode()
+        tree = sandbox.parse(source)
+        part = _compile_tree(name, tree, sandbox, body)
+        if part.plain and not part.uses:
+            part.constant = part.body({}) if body else part.render({})
+    except TemplateSyntaxError as error:
+        raise TemplateError(name, error.lineno if report_lines else None, str(error.message)) from error
+    except UnicodeEncodeError:
+        raise TemplateError(name, None, "half a surrogate pair is no character") from None
+    except (RecursionError, SyntaxError, MemoryError, OverflowError, ValueError) as error:
+        # Python's own compiler and stack have bounds that Jinja2 passes on as they come.
+        raise TemplateError(name, None, f"it can't be compiled: {error}") from error
+    return part
+
+
+def _compile_tree(name: str, tree: nodes.Template, sandbox: Sandbox, body: bool) -> Part:
+    # find_undeclared_variables() asks for filters and tests that there are, too.
+    names = frozenset(find_undeclared_variables(tree))
+    if (found := _find(tree, *_ELSEWHERE)) is not None:
+        raise TemplateSyntaxError(
+            "include, import and extends have no files here: give the part in one piece", found.lineno
+        )
+    static = "".join([data.data for data in tree.find_all(nodes.TemplateData)])
+    encoding = "base64" if body and prefers_base64(static) else "quoted-printable"
+    encoded = body and encoding == "quoted-printable"
+    uses = names - set(sandbox.globals) - {"self"}
+    about = {"name": name, "uses": uses, "encoding": encoding}
+    if uses == names and all(isinstance(node, _PLAIN_NODES) for node in _walk(tree)):
+        return PlainPart(tree, html=bool(sandbox.autoescape), encoded=encoded, **about)
+
+    keeps = _find(tree, *_KEEPS) is not None
+    bounded = _find(tree, nodes.For, nodes.Call) is not None
+    if (
+        "self" in names
+        or any(loop.recursive for loop in tree.find_all(nodes.For))
+        or _find(tree, *_TWICE) is not None
+    ):
+        encoded = False
+    if encoded:
+        _encode(tree)
+    _bound(tree)
+    code = sandbox.compile(tree, name=None, filename=f"<{name}>")
+    template = Template.from_code(sandbox, code, sandbox.globals)
+    return JinjaPart(template, bounded=bounded, keeps=keeps, encoded=encoded, **about)
+
+
+def unguarded(name: str, source: str, sandbox: Sandbox, known: frozenset[str]) -> list[TemplateError]:
+    """Names in a part that no field has and that nothing in it provides for (`default`, `is defined`)."""
+    tree = sandbox.parse(source)
+    guarded: set[str] = set()
+    for test in _walk(tree):
+        if (
+            isinstance(test, (nodes.Filter, nodes.Test))
+            and test.name in ("default", "d", "defined", "undefined")
+            and isinstance(test.node, nodes.Name)
+        ):
+            guarded.add(test.node.name)
+    wanted = find_undeclared_variables(tree) - set(sandbox.globals) - known - guarded - ALWAYS - {"self"}
+    lines: dict[str, int] = {}
+    for node in tree.find_all(nodes.Name):
+        if node.ctx == "load" and node.name in wanted:
+            lines.setdefault(node.name, node.lineno)
+    errors = []
+    for unknown, line in sorted(lines.items(), key=lambda item: item[1]):
+        close = get_close_matches(unknown, sorted(known | ALWAYS), 1)
+        help_ = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(known | ALWAYS))}"
+        errors.append(TemplateError(name, line, f"there is no field {unknown!r}; {help_}"))
+    return errors
+
+
+def _escaped(value: Any) -> str:
+    return str(escape(value))
+
+
+def _find(tree: nodes.Node, *types: type[nodes.Node]) -> nodes.Node | None:
+    return next((node for node in _walk(tree) if isinstance(node, types)), None)
+
+
+def _walk(node: nodes.Node) -> Iterator[nodes.Node]:
+    yield node
+    for child in node.iter_child_nodes():
+        yield from _walk(child)
+
+
+def _filtered(node: nodes.Node | None, filter_: str, near: nodes.Node) -> nodes.Filter:
+    wrapped = nodes.Filter(node, filter_, [], [], None, None, lineno=near.lineno)
+    return wrapped.set_environment(near.environment)  # type: ignore[arg-type, return-value]  # set by the parser
+
+
+def _encode(node: nodes.Node) -> None:
+    """Encodes what a template outputs. What macros and `set` blocks capture is output elsewhere."""
+    if isinstance(node, (nodes.Macro, nodes.AssignBlock)):
+        return
+    if isinstance(node, nodes.Output):
+        for number, child in enumerate(node.nodes):
+            if isinstance(child, nodes.TemplateData):
+                child.data = encode_chunk(child.data)
+            else:
+                node.nodes[number] = _filtered(child, ENCODED, child)
+        return
+    for child in node.iter_child_nodes():
+        if isinstance(child, (nodes.Stmt, nodes.Template)):
+            _encode(child)
+
+
+def _bound(tree: nodes.Template) -> None:
+    """Puts the sandbox's bounds where its environment can't see: loops, `~`, captured blocks."""
+    for loop in tree.find_all(nodes.For):
+        loop.iter = _filtered(loop.iter, COUNTED, loop)
+    for captured in tree.find_all(nodes.AssignBlock):
+        captured.filter = _filtered(captured.filter, BOUNDED, captured)
+    for node in list(_walk(tree)):
+        for name, value in list(node.iter_fields()):
+            if isinstance(value, nodes.Concat):
+                setattr(node, name, _filtered(value, BOUNDED, value))
+            elif isinstance(value, list):
+                value[:] = [_filtered(v, BOUNDED, v) if isinstance(v, nodes.Concat) else v for v in value]
+
+
+def _at_most(chars_max: int, pieces: Iterator[str]) -> Iterator[str]:
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > chars_max:
+            raise OutputError(f"it grows beyond {chars_max:,} characters")
+        yield piece
+
+
+def _line_of(trace: TracebackType | None, template: Template) -> int | None:
+    line: int | None = None
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__jinja_template__") is not None or (
+            trace.tb_frame.f_code.co_filename == template.filename
+        ):
+            line = template.get_corresponding_lineno(trace.tb_lineno)
+        trace = trace.tb_next
+    return line
