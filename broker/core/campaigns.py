@@ -170,6 +170,7 @@ def reopened(state: State, event: Reopened, now: Now) -> list[Command]:
     campaign = state.campaigns.get(event.campaign.number)
     if campaign is None:
         campaign = event.campaign
+        campaign.closed_as = None
         campaign.fresh_done = True
         campaign.stored = True
         state.know(campaign)

@@ -1,5 +1,6 @@
 """The core's state in the words of the wire."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from broker.core.balancer import held
@@ -23,6 +24,20 @@ def message_state(stored: Stored, campaign: Campaign) -> wire.MessageState:
         stored = campaign.closed_as
     name: wire.MessageState = stored.name.lower()  # type: ignore[assignment]  # the names are the same
     return name
+
+
+def stored_states(only: Sequence[wire.MessageState], campaign: Campaign) -> list[Stored]:
+    """The journal's states that hold what people call `only`."""
+    states: set[Stored] = set()
+    for name in only:
+        if name in ("queued", "sending", "deferred"):
+            if campaign.closed_as is None:
+                states |= {Stored.QUEUED, Stored.DEFERRED} if name == "sending" else {Stored[name.upper()]}
+        else:
+            states.add(Stored[name.upper()])
+            if campaign.closed_as is Stored[name.upper()]:
+                states |= {Stored.QUEUED, Stored.DEFERRED}
+    return sorted(states)
 
 
 def campaign_status(campaign: Campaign, state: State | None, now: Now) -> wire.CampaignStatus:

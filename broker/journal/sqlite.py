@@ -6,17 +6,16 @@ apsw brings its own SQLite; 3.7.0 to 3.51.2 have the WAL-reset bug, so a system 
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
 from broker.core.commands import AddCampaign, AddRecipients, Change, SetCampaign, SetMessages, SetWorker
-from broker.core.events import FreshRow, StoredRow
-from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, Worker, message_id
+from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
+from broker.journal.reads import Reads
 from broker.journal.store import JournalError
 from evenpost.wire import codec
-from evenpost.wire.messages import Options
 
 _CACHE_KIB = 48 * 1024
 _RUN_ROWS_MIN = 256
@@ -40,46 +39,9 @@ INSERT INTO worker (name, number, server, log, incarnation, drained, gone) VALUE
 ON CONFLICT (name) DO UPDATE SET server = excluded.server, log = excluded.log,
     incarnation = excluded.incarnation, drained = excluded.drained, gone = excluded.gone
 """
-_CAMPAIGN = """
-SELECT number, id, submission, template, fingerprint, options, created_at, expire_at, phase, chunks, total,
-    counts, attempts, unknown, duplicates, low_water, finished_at, closed_as FROM campaign
-"""
-_STORED = """
-SELECT m.id, m.address, m.fields, m.state, m.attempts, m.history, coalesce(m.code, 0), coalesce(m.reply, ''),
-    coalesce(w.name, ''), coalesce(m.last_at, 0)
-FROM message m LEFT JOIN worker w ON w.number = m.worker
-"""
-_LINE = """
-SELECT m.id, m.address, m.state, m.attempts, coalesce(m.code, 0), coalesce(m.reply, ''),
-    coalesce(w.name, ''), coalesce(w.server, ''), coalesce(m.first_at, 0), coalesce(m.last_at, 0),
-    coalesce(m.due_at, 0), m.history
-FROM message m LEFT JOIN worker w ON w.number = m.worker
-"""
 
 
-class Line(NamedTuple):
-    """A row of a report or trace: store.ReportLine."""
-
-    id: int
-    address: str
-    state: int
-    attempts: int
-    code: int
-    reply: str
-    worker: str
-    server: str
-    first_at: int
-    last_at: int
-    due_at: int
-    history: bytes | None
-
-
-def address_hash(address: str) -> int:
-    """For finding an address again; a match is checked against the address itself."""
-    return zlib.crc32(address.casefold().encode())
-
-
-class SqliteJournal:
+class SqliteJournal(Reads):
     """A journal.Journal in a file, made if it isn't there.
 
     Raises JournalError where the file is someone else's, newer than this release, or owned by another broker.
@@ -135,17 +97,14 @@ class SqliteJournal:
             version += 1
         db.execute(f"PRAGMA user_version = {version}")
         self.boot = self._value("UPDATE meta SET value = value + 1 WHERE key = 'boot' RETURNING value")
-        for (number,) in db.execute("SELECT number FROM campaign WHERE recount").fetchall():
+        for (number,) in self._rows("SELECT number FROM campaign WHERE recount"):
             self._recount(number)
         db.execute("COMMIT")
 
     def _recount(self, number: int) -> None:
         """Counts of a campaign from its rows, after a RETRY_FAILED that was cut short."""
-        counts: dict[int, int] = {}
-        query = "SELECT state, count(*) FROM message WHERE id BETWEEN ? AND ? GROUP BY state"
-        for state, count in self._db.execute(query, (message_id(number, 0), message_id(number + 1, 0) - 1)):
-            if state != Stored.QUEUED:
-                counts[state] = count
+        query = "SELECT state, count(*) FROM message WHERE id >= ? AND id < ? AND state <> 0 GROUP BY state"
+        counts = dict(self._rows(query, (message_id(number, 0), message_id(number + 1, 0))))
         self._db.execute(
             "UPDATE campaign SET counts = ?, recount = 0 WHERE number = ?", (codec.pack(counts), number)
         )
@@ -183,8 +142,9 @@ class SqliteJournal:
                 self._add_recipients(change)
             case AddCampaign(campaign):
                 db.execute(
-                    "INSERT INTO campaign (number, id, submission, fingerprint, template, options, created_at,"
-                    " expire_at, phase, counts, low_water) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO campaign (number, id, submission, fingerprint, template, options,"
+                    " created_at, expire_at, phase, counts, low_water)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         campaign.number, campaign.id, campaign.submission, campaign.fingerprint,
                         campaign.template, codec.pack_struct(campaign.options), campaign.created_at,
@@ -264,88 +224,6 @@ class SqliteJournal:
             ),
         )
 
-    # --- reading ---------------------------------------------------------------------------
-
-    def campaigns(self) -> list[Campaign]:
-        return [_campaign(row) for row in self._db.execute(_CAMPAIGN + " WHERE finished_at = 0")]
-
-    def campaign(self, id_: str) -> Campaign | None:
-        return self._one_campaign(" WHERE id = ?", id_)
-
-    def campaign_by_number(self, number: int) -> Campaign | None:
-        return self._one_campaign(" WHERE number = ?", number)
-
-    def campaign_by_submission(self, submission: str) -> Campaign | None:
-        return self._one_campaign(" WHERE submission = ?", submission)
-
-    def _one_campaign(self, where: str, value: str | int) -> Campaign | None:
-        row = self._db.execute(_CAMPAIGN + where, (value,)).fetchone()
-        return None if row is None else _campaign(row)
-
-    def newest_campaigns(self, limit: int) -> list[str]:
-        query = "SELECT id FROM campaign ORDER BY number DESC LIMIT ?"
-        return [id_ for (id_,) in self._db.execute(query, (limit,))]
-
-    def next_campaign_number(self) -> int:
-        number: int = self._value("SELECT coalesce(max(number), 0) + 1 FROM campaign")
-        return number
-
-    def workers(self) -> list[Worker]:
-        query = "SELECT name, number, server, log, incarnation, drained, gone FROM worker"
-        return [
-            Worker(name, number, server, log, incarnation, bool(drained), bool(gone))
-            for name, number, server, log, incarnation, drained, gone in self._db.execute(query)
-        ]
-
-    def fresh(self, campaign: int, after: int, limit: int) -> list[FreshRow]:
-        query = (
-            "SELECT id, address, fields, attempts FROM message"
-            " WHERE id > ? AND id < ? AND state = 0 ORDER BY id LIMIT ?"
-        )
-        rows: list[FreshRow] = self._db.execute(query, (after, message_id(campaign + 1, 0), limit)).fetchall()
-        return rows
-
-    def retries(
-        self, campaign: int, after: tuple[int, int], due_upto: int, limit: int
-    ) -> tuple[list[StoredRow], tuple[int, int], int | None]:
-        position = (
-            " FROM message WHERE id >> 32 = ? AND due_at IS NOT NULL AND (due_at, id) > (?, ?)"
-            " ORDER BY due_at, id"
-        )
-        keys = self._db.execute(
-            "SELECT due_at, id" + position + " LIMIT ?", (campaign, *after, limit + 1)
-        ).fetchall()
-        due = [key for key in keys if key[0] <= due_upto][:limit]
-        rows = self.stored([id_ for _, id_ in due])
-        rest = keys[len(due) :]
-        upto = due[-1] if due else after
-        return [rows[id_] for _, id_ in due], upto, rest[0][0] if rest else None
-
-    def stored(self, ids: Sequence[int]) -> dict[int, StoredRow]:
-        found: dict[int, StoredRow] = {}
-        for id_ in ids:
-            row = self._db.execute(_STORED + " WHERE m.id = ?", (id_,)).fetchone()
-            if row is not None:
-                found[id_] = StoredRow(*row)
-        return found
-
-    def report(self, campaign: int, after: int, states: Sequence[Stored], limit: int) -> list[Line]:
-        some = f" AND m.state IN ({', '.join(str(int(s)) for s in states)})" if states else ""
-        query = _LINE + f" WHERE m.id > ? AND m.id < ?{some} ORDER BY m.id LIMIT ?"
-        bounds = (message_id(campaign, 0) + after, message_id(campaign + 1, 0), limit)
-        return [Line(*row) for row in self._db.execute(query, bounds)]
-
-    def trace(self, address: str, limit: int) -> list[Line]:
-        query = (
-            _LINE
-            + " WHERE m.id IN (SELECT a.id FROM run JOIN address a ON a.run = run.run AND a.hash = ?)"
-            + " ORDER BY m.id DESC"
-        )
-        wanted = address.casefold()
-        rows = (Line(*row) for row in self._db.execute(query, (address_hash(address),)))
-        found = [line for line in rows if line.address.casefold() == wanted]
-        return found[:limit]
-
     def close(self) -> None:
         self.commit()
         self._db.close()
@@ -353,34 +231,6 @@ class SqliteJournal:
 
 def _sqlite_version() -> tuple[int, ...]:
     return tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-
-
-def _campaign(row: Sequence[Any]) -> Campaign:
-    (
-        number, id_, submission, template, fingerprint, options, created_at, expire_at, phase, chunks, total,
-        counts, attempts, unknown, duplicates, low_water, finished_at, closed_as,
-    ) = row  # fmt: skip
-    return Campaign(
-        number=number,
-        id=id_,
-        submission=submission,
-        template=template,
-        fingerprint=fingerprint,
-        options=codec.unpack_struct(options, Options),
-        created_at=created_at,
-        expire_at=expire_at,
-        phase=Phase(phase),
-        chunks=chunks,
-        total=total,
-        counts={Stored(state): count for state, count in codec.unpack_counts(counts).items()},
-        attempts=attempts,
-        unknown=unknown,
-        duplicates=duplicates,
-        low_water=low_water,
-        read_upto=low_water,
-        finished_at=finished_at,
-        closed_as=None if closed_as is None else Stored(closed_as),
-    )
 
 
 assert INDEX_BITS == 32  # the index on due_at and the ranges above say so in SQL

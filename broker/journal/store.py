@@ -1,7 +1,7 @@
 """What the broker asks of its journal. Small, so that it can stand on another database too."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from broker.core.commands import Change
 from broker.core.events import FreshRow, StoredRow
@@ -12,8 +12,8 @@ class JournalError(Exception):
     """The journal can't be opened, read or written; the message says which and what to do."""
 
 
-class ReportLine(Protocol):
-    """A message as reports show it; a row of `Journal.report` and `Journal.trace`."""
+class ReportLine(NamedTuple):
+    """A message as reports show it."""
 
     id: int
     address: str
@@ -62,12 +62,15 @@ class Journal(Protocol):
     def retries(
         self, campaign: int, after: tuple[int, int], due_upto: int, limit: int
     ) -> tuple[list[StoredRow], tuple[int, int], int | None]:
-        """Deferred messages in the order in which they are due, where the read ended, and when the next is due."""
+        """Deferred messages, the earliest due first; where the read ended; when the next one is due."""
 
     def stored(self, ids: Sequence[int]) -> dict[int, StoredRow]:
         """What is known of these messages; those that don't exist are left out."""
 
-    def report(self, campaign: int, after: int, states: Sequence[Stored], limit: int) -> list[ReportLine]: ...
+    def report(
+        self, campaign: int, after: int, upto: int, states: Sequence[Stored], limit: int
+    ) -> list[ReportLine]:
+        """Messages with after < index <= upto, of these states (none named: all), in order."""
 
     def trace(self, address: str, limit: int) -> list[ReportLine]:
         """Every message to an address, whatever the case of its letters, the newest first."""

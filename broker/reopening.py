@@ -1,0 +1,69 @@
+"""RETRY_FAILED in the journal, piece by piece, so that a campaign of millions holds nothing up."""
+
+from collections.abc import Callable
+
+from broker.core.commands import Reopen
+from broker.core.events import Event, Reopened
+from broker.core.state import Campaign, Phase, Stored
+from broker.journal.group_commit import GroupCommit
+from broker.journal.store import Journal
+from evenpost.runtime.clock import now
+from evenpost.wire import messages as wire
+from evenpost.wire.errors import Code
+
+PIECE_ROWS = 50_000
+
+
+class Reopening:
+    """One RETRY_FAILED on its way through the journal; ends in a Reopened event or in a refusal."""
+
+    def __init__(
+        self,
+        command: Reopen,
+        journal: Journal,
+        queue: GroupCommit,
+        raise_event: Callable[[Event], None],
+        refuse: Callable[[wire.Error], None],
+    ) -> None:
+        self._command = command
+        self._journal = journal
+        self._queue = queue
+        self._raise = raise_event
+        self._refuse = refuse
+        self._changed: dict[Stored, int] = {}
+
+    def start(self) -> None:
+        id_ = self._command.campaign
+        self._queue.read(lambda: self._journal.campaign(id_), self._found)
+
+    def _found(self, campaign: Campaign | None) -> None:
+        id_ = self._command.campaign
+        if campaign is None:
+            self._refuse(wire.Error(Code.NOT_FOUND, f"no campaign {id_!r}"))
+        elif campaign.phase in (Phase.OPEN, Phase.CANCELLED):
+            text = f"campaign {id_} is {campaign.phase.name.lower()}: there is nothing to retry"
+            self._refuse(wire.Error(Code.WRONG_STATE, text))
+        else:
+            number = campaign.number
+            # From here on the campaign's row says that its counts may be wrong, should we be cut short.
+            self._queue.write_call(lambda: self._journal.reopen(number), lambda _: None, 1)
+            self._piece(campaign, 0)
+
+    def _piece(self, campaign: Campaign, index: int) -> None:
+        upto = min(index + PIECE_ROWS, campaign.total)
+
+        def run() -> dict[Stored, int]:
+            if campaign.closed_as is not None:
+                self._journal.end_open_rows(campaign.number, index, upto, campaign.closed_as)
+            return self._journal.restate(campaign.number, index, upto, self._command.states, now().wall)
+
+        def done(changed: dict[Stored, int]) -> None:
+            for stored, count in changed.items():
+                self._changed[stored] = self._changed.get(stored, 0) + count
+            if upto < campaign.total:
+                self._piece(campaign, upto)
+            else:
+                command = self._command
+                self._raise(Reopened(command.peer, command.request, campaign, self._changed))
+
+        self._queue.write_call(run, done, PIECE_ROWS // 10)

@@ -1,0 +1,348 @@
+"""The broker's process: the only place where core, sockets and journal meet.
+
+One thread and one loop: take what came in, let the core decide, carry out its commands, let the journal write
+and flush in groups. Only the flush itself is on another thread.
+"""
+
+import contextlib
+import hashlib
+import random
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, assert_never
+
+import zmq
+
+from broker.core.commands import (
+    Command,
+    Log,
+    LookUp,
+    Persist,
+    Raise,
+    ReadFresh,
+    ReadHeld,
+    ReadRetries,
+    Reopen,
+    Reply,
+    SendBatch,
+    SendTemplate,
+    ToWorker,
+)
+from broker.core.dispatcher import Dispatcher
+from broker.core.events import (
+    Event,
+    FreshRead,
+    FromClient,
+    FromWorker,
+    HeldRead,
+    LookedUp,
+    RetriesRead,
+    SendFailed,
+    SubmissionOpened,
+    Tick,
+)
+from broker.core.state import Campaign, message_id
+from broker.journal.group_commit import GroupCommit
+from broker.journal.sqlite import SqliteJournal
+from broker.journal.store import JournalError
+from broker.queries import Queries
+from broker.reopening import Reopening
+from broker.settings import Settings
+from broker.watchers import Watchers
+from evenpost import __version__
+from evenpost.runtime import logs, sockets
+from evenpost.runtime.clock import now
+from evenpost.wire import codec
+from evenpost.wire import messages as wire
+from evenpost.wire.errors import Code, WireError
+
+TICK_S = 0.1
+RECEIVED_PER_TURN_MAX = 200
+"""Messages taken from one socket before the other, the core and the journal get their turn."""
+ROWS_WAITING_MAX = 200_000
+"""Rows in front of the journal at which clients are asked to wait: about 50 MB."""
+_ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
+"""Of campaign ids: none that is taken for another when read aloud or copied by hand."""
+
+
+class Broker:
+    def __init__(self, settings: Settings) -> None:
+        """Opens the journal and binds both sockets. Raises JournalError or EndpointError."""
+        self._log = logs.get()
+        self._journal = SqliteJournal(settings.journal)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._clients = sockets.router(self._context, settings.clients)
+            self._workers = sockets.router(self._context, settings.workers)
+        except sockets.EndpointError:
+            self._context.destroy(0)
+            self._journal.close()
+            raise
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._queue = GroupCommit(self._journal, self._wake)
+        self._name = secrets.token_hex(4)
+        self._core = Dispatcher(
+            settings.core,
+            boot=self._journal.boot,
+            broker=self._name,
+            uniform=random.SystemRandom().uniform,
+            campaigns=self._journal.campaigns(),
+            workers=self._journal.workers(),
+            now=now(),
+        )
+        self._next_number = self._journal.next_campaign_number()
+        state = self._core.state
+        self._queries = Queries(state, self._journal, self._queue)
+        self._watchers = Watchers(state, self._queries, self._reply)
+        self._stopping = 0
+        self._rejected: dict[str, int] = {}
+        self._settings = settings
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serves until SIGTERM or SIGINT. The exit status: 0, or 1 where the journal failed."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
+        state = self._core.state
+        self._log.info(
+            "broker.started",
+            version=__version__,
+            clients=self._clients.get_string(zmq.LAST_ENDPOINT),
+            workers=self._workers.get_string(zmq.LAST_ENDPOINT),
+            journal=str(self._settings.journal),
+            campaigns=len(state.campaigns),
+            known_workers=len(state.workers),
+        )
+        try:
+            self._loop()
+            self._queue.finish()
+        except JournalError as error:
+            # Nothing that isn't on disk was promised to anyone, and nothing more goes out.
+            self._log.critical("journal.failed", error=str(error))
+            return 1
+        finally:
+            signal.set_wakeup_fd(-1)
+            self._context.destroy(linger=500)
+        self._journal.close()
+        self._log.info("broker.stopped")
+        return 0
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._clients, zmq.POLLIN)
+        poller.register(self._workers, zmq.POLLIN)
+        poller.register(self._wake_receiver, zmq.POLLIN)
+        next_tick = 0.0
+        while not self._stopping:
+            wait_s = 0.0 if self._queue.ready else max(0.0, next_tick - now().mono)
+            ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
+            if self._wake_receiver.fileno() in ready:
+                self._drain_wake()
+            self._queue.step()
+            if self._workers in ready:
+                self._receive(self._workers, self._from_worker)
+            if self._clients in ready:
+                self._receive(self._clients, self._from_client)
+            time = now()
+            if time.mono >= next_tick:
+                next_tick = time.mono + TICK_S
+                self._handle(Tick())
+                self._watchers.tick(time)
+                self._report_rejected()
+            self._execute(self._core.dispatch(time))
+            self._queue.step()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full of wake-ups: the loop will wake
+            self._wake_sender.send(b"\0")
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # drained
+            while self._wake_receiver.recv(4096):
+                pass
+
+    def _signalled(self, number: int, _: Any) -> None:
+        self._stopping += 1
+        if self._stopping > 1:
+            raise KeyboardInterrupt
+        self._log.info("broker.stopping", signal=signal.Signals(number).name)
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def _receive(self, router: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None]) -> None:
+        for _ in range(RECEIVED_PER_TURN_MAX):
+            try:
+                peer, *frames = router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                handle(peer, frames)
+            except WireError as error:
+                self._rejected[error.message] = self._rejected.get(error.message, 0) + 1
+                answer = wire.Error(error.code, error.message)
+                self._send(router, peer, codec.encode(answer, codec.request_of(frames)))
+
+    def _from_worker(self, peer: bytes, frames: list[bytes]) -> None:
+        envelope = codec.decode(frames, wire.FROM_WORKER)
+        self._handle(FromWorker(peer, envelope.request, envelope.message))
+
+    def _from_client(self, peer: bytes, frames: list[bytes]) -> None:
+        envelope = codec.decode(frames, wire.FROM_CLIENT)
+        request, message = envelope.request, envelope.message
+
+        def answer(reply: wire.Message) -> None:
+            self._reply(peer, request, reply)
+
+        match message:
+            case wire.Hello():
+                answer(wire.Welcome(self._name, __version__))
+            case wire.OpenCampaign():
+                self._open(peer, request, message)
+            case wire.Status():
+                self._queries.status(message, now(), answer)
+            case wire.Watch():
+                self._watchers.watch(peer, request, message, now())
+            case wire.Report():
+                self._queries.report(message, answer)
+            case wire.Trace():
+                self._queries.trace(message, answer)
+            case wire.Servers():
+                answer(self._queries.servers())
+            case wire.Recipients() if self._queue.rows_waiting > ROWS_WAITING_MAX:
+                answer(wire.Error(Code.BUSY, "more recipients are coming in than the disk takes: wait"))
+            case _:
+                self._handle(FromClient(peer, request, message))
+
+    def _open(self, peer: bytes, request: int, message: wire.OpenCampaign) -> None:
+        packed = codec.pack_struct(message.template)
+        fingerprint = hashlib.blake2b(packed, digest_size=16).digest()
+
+        def found(known: Campaign | None) -> None:
+            new_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(10))
+            event = SubmissionOpened(
+                peer, request, message, packed, fingerprint, known, new_id, self._next_number
+            )
+            self._next_number += 1
+            self._handle(event)
+
+        self._queue.read(lambda: self._journal.campaign_by_submission(message.submission), found)
+
+    def _report_rejected(self) -> None:
+        for message, count in self._rejected.items():
+            self._log.warning("peer.rejected", error=message, count=count)
+        self._rejected.clear()
+
+    # --- what the core wants done -------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        self._execute(self._core.handle(event, now()))
+
+    def _execute(self, commands: list[Command] | tuple[Reply | ToWorker | Raise, ...]) -> None:
+        for command in commands:
+            match command:
+                case SendBatch():
+                    self._send_batch(command)
+                case Persist(changes, then):
+                    self._queue.write(changes, lambda then=then: self._execute(then))  # type: ignore[misc]  # mypy can't infer a lambda's default
+                case ToWorker():
+                    frames = codec.encode(command.message, command.request)
+                    self._send(self._workers, command.peer, frames)
+                case Reply():
+                    self._reply(command.peer, command.request, command.message)
+                case Log():
+                    getattr(self._log, command.level)(command.event, **command.fields)
+                case ReadFresh():
+                    self._read_fresh(command)
+                case ReadRetries():
+                    self._read_retries(command)
+                case ReadHeld():
+                    self._read_held(command)
+                case LookUp():
+                    self._look_up(command)
+                case SendTemplate():
+                    self._send_template(command)
+                case Raise(event):
+                    self._handle(event)
+                case Reopen():
+                    self._reopen(command)
+                case _:
+                    assert_never(command)
+
+    def _send(self, router: zmq.Socket[bytes], peer: bytes, frames: list[bytes]) -> bool:
+        """False where the peer has gone or doesn't read."""
+        try:
+            router.send_multipart([peer, *frames], zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    def _reply(self, peer: bytes, request: int, message: wire.Message) -> None:
+        if not self._send(self._clients, peer, codec.encode(message, request)):
+            self._watchers.forget(peer)
+
+    def _send_batch(self, command: SendBatch) -> None:
+        body = {"batch": command.batch, "campaign": command.campaign, "items": command.items}
+        if not self._send(self._workers, command.peer, codec.encode_raw(wire.Type.BATCH, body)):
+            self._handle(SendFailed(command.peer, command.batch))
+
+    def _send_template(self, command: SendTemplate) -> None:
+        campaign = command.campaign
+        template = codec.unpack_struct(campaign.template, wire.Template)
+        message = wire.CampaignTemplate(campaign.number, campaign.id, campaign.created_at, template)
+        self._send(self._workers, command.peer, codec.encode(message))
+
+    def _read_fresh(self, command: ReadFresh) -> None:
+        journal, campaign, limit = self._journal, command.campaign, command.limit
+
+        def event() -> Event:
+            rows = journal.fresh(campaign, command.after, limit)
+            complete = len(rows) < limit
+            upto = message_id(campaign + 1, 0) - 1 if complete else rows[-1][0]
+            return FreshRead(campaign, rows, upto, complete)
+
+        self._queue.read(event, self._handle)
+
+    def _read_retries(self, command: ReadRetries) -> None:
+        journal = self._journal
+
+        def event() -> Event:
+            read = journal.retries(command.campaign, command.after, command.due_upto, command.limit)
+            return RetriesRead(command.campaign, *read)
+
+        self._queue.read(event, self._handle)
+
+    def _read_held(self, command: ReadHeld) -> None:
+        ids = [message_id(held.campaign, index) for held in command.batches for index in held.indices]
+
+        def event() -> Event:
+            return HeldRead(command.worker, command.batches, self._journal.stored(ids))
+
+        self._queue.read(event, self._handle)
+
+    def _look_up(self, command: LookUp) -> None:
+        ids = list({message_id(outcome.campaign, outcome.index) for outcome in command.outcomes})
+        numbers = {outcome.campaign for outcome in command.outcomes}
+
+        def event() -> Event:
+            found = {number: self._journal.campaign_by_number(number) for number in numbers}
+            campaigns = {number: campaign for number, campaign in found.items() if campaign is not None}
+            rows = self._journal.stored(ids)
+            return LookedUp(command.worker, command.outcomes, rows, campaigns, command.confirm)
+
+        self._queue.read(event, self._handle)
+
+    def _reopen(self, command: Reopen) -> None:
+        def refuse(error: wire.Error) -> None:
+            self._reply(command.peer, command.request, error)
+
+        Reopening(command, self._journal, self._queue, self._handle, refuse).start()
