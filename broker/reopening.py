@@ -63,7 +63,11 @@ class Reopening:
             if upto < campaign.total:
                 self._piece(campaign, upto)
             else:
-                command = self._command
-                self._raise(Reopened(command.peer, command.request, campaign, self._changed))
+                # As it is now: outcomes may have come late while the pieces were being written.
+                self._queue.read(lambda: self._journal.campaign(campaign.id), self._ended)
 
         self._queue.write_call(run, done, PIECE_ROWS // 10)
+
+    def _ended(self, campaign: Campaign | None) -> None:
+        assert campaign is not None
+        self._raise(Reopened(self._command.peer, self._command.request, campaign, self._changed))

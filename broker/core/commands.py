@@ -46,6 +46,8 @@ class SetCampaign:
     expire_at: int
     finished_at: int
     closed_as: int | None
+    recount: bool
+    """The counts may be wrong just now: should the broker die, they are made anew from the rows."""
 
     @classmethod
     def of(cls, campaign: Campaign) -> "SetCampaign":
@@ -62,6 +64,7 @@ class SetCampaign:
             campaign.expire_at,
             campaign.finished_at,
             None if campaign.closed_as is None else int(campaign.closed_as),
+            campaign.reopening,
         )
 
 

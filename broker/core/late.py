@@ -4,23 +4,26 @@ was taken for dead. The journal's row decides what is news."""
 from broker.core import campaigns
 from broker.core.commands import Command, Persist, SetCampaign, SetMessages
 from broker.core.events import LookedUp, StoredRow
-from broker.core.outcomes import Row, end, leave, row_of, verdict
-from broker.core.state import Campaign, Message, State, Stored, Worker, message_id
+from broker.core.outcomes import Row, end, leave, remember, row_of, verdict
+from broker.core.state import Campaign, Message, PlainAttempt, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec
-from evenpost.wire.messages import Attempt, Outcome
+from evenpost.wire.messages import Outcome
 
 
 def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
     """Writes what is news in a report and then confirms it."""
     worker = state.workers[event.worker]
     worker.looking_up -= 1
+    for id_, news in state.news.items():
+        if id_ in event.rows:
+            event.rows[id_] = _with_news(event.rows[id_], news)
     rows: list[Row] = []
     touched: dict[int, Campaign] = {}
     for outcome in event.outcomes:
         id_ = message_id(outcome.campaign, outcome.index)
         stored = event.rows.get(id_)
-        campaign = state.campaigns.get(outcome.campaign) or event.campaigns.get(outcome.campaign)
+        campaign = _campaign(state, event, outcome.campaign)
         if stored is None or campaign is None or not _tried(outcome):
             continue
         row = _late(state, campaign, worker, outcome, stored, now)
@@ -28,17 +31,32 @@ def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
         if row is not None:
             rows.append(row)
             # Two outcomes of one message in a report: the second sees what the first made of it.
-            event.rows[id_] = stored._replace(
-                state=row[1], attempts=row[2], code=row[3], reply=row[4], worker=worker.name
-            )
+            event.rows[id_] = _with_news(stored, (row[1], row[2], row[3], row[4], worker.name))
             if campaign.reading:
                 campaign.settled_while_reading.add(id_)
+    remember(state, worker, rows)
     changes: list[SetMessages | SetCampaign] = [SetMessages(rows)] if rows else []
     changes.extend(SetCampaign.of(c) for c in touched.values())
     out: list[Command] = [Persist(tuple(changes), (event.confirm,))]
     for campaign in touched.values():
         out.extend(campaigns.finish_if_done(state, campaign, now))
+    state.looking_up -= 1
+    if not state.looking_up:
+        state.news.clear()
+        state.ended.clear()
     return out
+
+
+def _campaign(state: State, event: LookedUp, number: int) -> Campaign | None:
+    campaign = state.campaigns.get(number) or state.ended.get(number)
+    if campaign is None and number in event.campaigns:
+        campaign = state.ended[number] = event.campaigns[number]
+    return campaign
+
+
+def _with_news(stored: StoredRow, news: tuple[int, int, int, str, str]) -> StoredRow:
+    state, attempts, code, reply, worker = news
+    return stored._replace(state=state, attempts=attempts, code=code, reply=reply, worker=worker)
 
 
 def _tried(outcome: Outcome) -> bool:
@@ -55,9 +73,9 @@ def _late(
     if before in (Stored.QUEUED, Stored.DEFERRED) and campaign.finished_at and campaign.closed_as is not None:
         before = campaign.closed_as
     if before is Stored.SENT:
-        same = (outcome.attempt, worker.name) == (stored.attempts, stored.worker)
-        if outcome.kind == "sent" and not same:
-            campaign.duplicates += 1
+        if (outcome.attempt, worker.name) != (stored.attempts, stored.worker):
+            campaign.duplicates += outcome.kind == "sent"
+            campaign.unknown += outcome.kind == "unknown"
         return None
     news = outcome.attempt > stored.attempts
     # `sent` is true whenever it is told; everything else only if nobody has told of this attempt yet.
@@ -91,10 +109,10 @@ def _in_memory(
     return row_of(message, Stored.SENT, worker, outcome, None)
 
 
-def history(stored: StoredRow) -> tuple[Attempt, ...]:
+def history(stored: StoredRow) -> tuple[PlainAttempt, ...]:
     """All attempts that the journal has of a message, oldest first."""
-    earlier = [Attempt(*row) for row in codec.unpack_values(stored.history)] if stored.history else []
+    earlier: list[PlainAttempt] = codec.unpack_values(stored.history) if stored.history else []
     if stored.attempts:
         kind = Stored(stored.state).name.lower()
-        earlier.append(Attempt(stored.ended_at, stored.worker, kind, stored.code, stored.reply))
+        earlier.append((stored.ended_at, stored.worker, kind, stored.code, stored.reply))
     return tuple(earlier)

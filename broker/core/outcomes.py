@@ -52,10 +52,12 @@ def reported(
             out.extend(give_back(state, batch, now))
     changes: list[SetMessages | SetCampaign] = [SetMessages(rows)] if rows else []
     changes.extend(SetCampaign.of(c) for c in touched.values() if rows)
+    remember(state, worker, rows)
     confirm = ToWorker(worker.peer, wire.OutcomesCommitted(report.first + len(report.rows)))
     if unknown_here or worker.looking_up:
         # It confirms all rows before it too: so it waits its turn behind those that are being looked up.
         worker.looking_up += 1
+        state.looking_up += 1
         out.append(Persist(tuple(changes)))
         out.append(LookUp(worker.name, unknown_here, confirm))
     else:
@@ -151,6 +153,13 @@ def row_of(message: Message, stored: Stored, worker: Worker, outcome: Outcome, d
     )
 
 
+def remember(state: State, worker: Worker, rows: list[Row]) -> None:
+    """What was decided, for look-ups whose answer is older than that."""
+    if state.looking_up:
+        for row in rows:
+            state.news[row[0]] = (row[1], row[2], row[3], row[4], worker.name)
+
+
 def _log(campaign: Campaign, worker: Worker, outcome: Outcome, due_at: int | None, now: Now) -> Log:
     fields = {
         "campaign": campaign.id,
@@ -178,6 +187,8 @@ def leave(campaign: Campaign, message: Message) -> None:
 def end(state: State, campaign: Campaign, message: Message, stored: Stored) -> None:
     """The journal is about to know the message in this state: it leaves memory."""
     state.live.pop(message.id, None)
+    if campaign.reading:
+        campaign.settled_while_reading.add(message.id)
     if message.retry:
         campaign.count(Stored.DEFERRED, -1)
     campaign.count(stored)
@@ -290,6 +301,7 @@ def lose(state: State, worker: Worker, batches: Iterable[Batch], now: Now) -> li
         batch.messages.clear()
         batch.outcomes = 0
         _done(state, batch)
+    remember(state, worker, rows)
     if touched:
         fields = {"worker": worker.name, "server": worker.server, "messages": len(rows)}
         out.append(Log("warning", "worker.lease_ended", fields))

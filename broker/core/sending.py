@@ -55,7 +55,7 @@ def retries_read(state: State, event: RetriesRead) -> None:
             continue
         message = Message(row.id, row.address, row.values, row.attempts, retry=True, earlier=history(row))
         # A reply of its own server was the last word on a message: another server may think otherwise.
-        message.tried = frozenset(attempt.worker for attempt in message.earlier)
+        message.tried = frozenset(worker for _, worker, *_ in message.earlier)
         state.live[row.id] = message
         (campaign.again if message.tried else campaign.ready).append(message)
     state.awake[campaign.number] = campaign

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from evenpost.wire.messages import Attempt, Options
+from evenpost.wire.messages import Options
 
 INDEX_BITS = 32
+
+PlainAttempt = tuple[int, str, str, int, str]
+"""wire.Attempt's fields: when it ended, worker, outcome, code, reply."""
 
 
 def message_id(campaign: int, index: int) -> int:
@@ -70,7 +73,7 @@ class Message:
     """The page of fresh messages it came with; None for a retry."""
     retry: bool = False
     """The journal has it as DEFERRED, not as QUEUED."""
-    earlier: tuple[Attempt, ...] = ()
+    earlier: tuple[PlainAttempt, ...] = ()
     """What became of it so far, oldest first."""
     tried: frozenset[str] = frozenset()
     """Workers that failed it: others come first."""
@@ -270,6 +273,13 @@ class State:
     """Every message in memory."""
     batches: dict[int, Batch] = field(default_factory=dict)
     batches_made: int = 0
+    looking_up: int = 0
+    """Reports, of all workers, that wait for the journal."""
+    news: dict[int, tuple[int, int, int, str, str]] = field(default_factory=dict)
+    """While there are such: what has been decided since of any message (state, attempts, code, reply,
+    worker), which the journal's answer can't know yet."""
+    ended: dict[int, Campaign] = field(default_factory=dict)
+    """In the same time: campaigns that have ended, as the journal will have them."""
     recovering_until: float | None = None
     """Nothing is sent before every worker that the journal knows has reported, or this time has come."""
     turns: list[deque[Campaign]] = field(default_factory=lambda: [deque() for _ in range(10)])
@@ -280,11 +290,14 @@ class State:
 
     def forget(self, campaign: Campaign) -> None:
         """Drops a campaign that has ended: the journal has it."""
+        if self.looking_up:
+            self.ended[campaign.number] = campaign
         del self.campaigns[campaign.number]
         del self.by_id[campaign.id]
         del self.by_submission[campaign.submission]
 
     def know(self, campaign: Campaign) -> None:
+        self.ended.pop(campaign.number, None)
         self.campaigns[campaign.number] = campaign
         self.by_id[campaign.id] = campaign
         self.by_submission[campaign.submission] = campaign

@@ -31,7 +31,7 @@ WHERE id = ?1
 """
 _SET_CAMPAIGN = """
 UPDATE campaign SET phase = ?2, chunks = ?3, total = ?4, counts = ?5, attempts = ?6, unknown = ?7,
-    duplicates = ?8, low_water = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = 0
+    duplicates = ?8, low_water = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13
 WHERE number = ?1
 """
 _SET_WORKER = """
@@ -135,7 +135,7 @@ class SqliteJournal(Reads):
                     (
                         change.number, change.phase, change.chunks, change.total, codec.pack(change.counts),
                         change.attempts, change.unknown, change.duplicates, change.low_water,
-                        change.expire_at, change.finished_at, change.closed_as,
+                        change.expire_at, change.finished_at, change.closed_as, change.recount,
                     ),
                 )  # fmt: skip
             case AddRecipients():

@@ -1,0 +1,6 @@
+"""The tests import the checkout's packages, and what they share from `tests`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
