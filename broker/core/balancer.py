@@ -32,7 +32,7 @@ def held(worker: Worker) -> bool:
 
 
 def eligible(worker: Worker, now: float) -> bool:
-    if not worker.connected or worker.drained or worker.leaving:
+    if not worker.welcomed or worker.drained or worker.leaving:
         return False
     if held(worker):
         return now >= worker.hold_until and not worker.batches

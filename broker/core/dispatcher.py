@@ -19,6 +19,7 @@ from broker.core.events import (
     SendFailed,
     SubmissionOpened,
     Tick,
+    WorkerStored,
 )
 from broker.core.state import Campaign, Phase, Settings, State, Stored, Worker
 from evenpost.runtime.clock import Now
@@ -64,6 +65,8 @@ class Dispatcher:
                 return self._from_worker(event, now)
             case FromClient():
                 return self._from_client(event, now)
+            case WorkerStored():
+                return workers.stored(state, self.balancer, event, now)
             case FreshRead():
                 sending.fresh_read(state, event)
             case RetriesRead():

@@ -20,6 +20,14 @@ class FromWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStored:
+    """A worker's hello is on disk, and its welcome has just been sent."""
+
+    worker: str
+    hello: int
+
+
+@dataclass(frozen=True, slots=True)
 class FromClient:
     """A client's request that the core decides on."""
 
@@ -141,6 +149,7 @@ class Tick:
 
 Event = (
     FromWorker
+    | WorkerStored
     | FromClient
     | SubmissionOpened
     | CampaignStored

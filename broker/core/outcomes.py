@@ -42,8 +42,7 @@ def reported(
             batch.outcomes += 1
         touched[batch.campaign.number] = batch.campaign
         _settle(state, batch, message, outcome, now, rows, out)
-    if worker.to_replay:
-        worker.to_replay = max(0, worker.to_replay - len(report.rows))
+    worker.seen_upto = max(worker.seen_upto, report.first + len(report.rows))
     for number in report.done:
         batch = state.batches.get(number)
         if batch is not None and batch.worker is worker:
@@ -64,7 +63,7 @@ def reported(
         out.append(Persist(tuple(changes), (confirm,)))
     for campaign in touched.values():
         out.extend(campaigns.finish_if_done(state, campaign, now))
-    if worker.to_replay == 0 and worker.unheld:
+    if worker.unheld and not worker.replaying:
         out.extend(give_back_unheld(state, worker, now))
     balancer.update(worker, now.mono)
     return out

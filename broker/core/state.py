@@ -188,6 +188,11 @@ class Worker:
     peer: bytes = b""
     """Its connection's routing id; empty while there is none."""
     connected: bool = False
+    hello: int = 0
+    """The number of its last hello."""
+    welcomed: bool = False
+    """That hello is on disk and answered. Before that a batch would be one that a restarted broker doesn't
+    wait for, and that the worker, which waits for its welcome, throws away."""
     leaving: bool = False
     """It said itself that it drains."""
     max_connections: int = 1
@@ -204,8 +209,10 @@ class Worker:
     heard_wall: int = 0
     lease_from: float = 0.0
     """Arrival of the last hello or heartbeat that we answered: its lease can't have begun later."""
-    to_replay: int = 0
-    """Outcomes that it announced in its hello and that haven't come yet."""
+    replay_upto: int = 0
+    """Its hello announced outcomes up to this number; until they have come, it hasn't told all."""
+    seen_upto: int = 0
+    """Outcomes of its log below this number have come."""
     unheld: list[int] = field(default_factory=list)
     """Batches it doesn't hold any more: what the replay doesn't settle was never begun."""
     looking_up: int = 0
@@ -236,6 +243,10 @@ class Worker:
     @property
     def in_flight(self) -> int:
         return len(self.batches)
+
+    @property
+    def replaying(self) -> bool:
+        return self.seen_upto < self.replay_upto
 
 
 @dataclass(frozen=True, slots=True)

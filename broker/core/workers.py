@@ -2,8 +2,8 @@
 
 from broker.core import campaigns, outcomes
 from broker.core.balancer import Balancer
-from broker.core.commands import Command, Log, Persist, ReadHeld, Reply, SetWorker, ToWorker
-from broker.core.events import FromClient, FromWorker, HeldRead, SendFailed
+from broker.core.commands import Command, Log, Persist, Raise, ReadHeld, Reply, SetWorker, ToWorker
+from broker.core.events import FromClient, FromWorker, HeldRead, SendFailed, WorkerStored
 from broker.core.late import history
 from broker.core.state import Batch, Message, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
@@ -37,13 +37,16 @@ def hello(
         worker.orphaned_until = worker.lease_from + state.settings.lease_s
         worker.unheld = []
     worker.peer, worker.connected, worker.gone, worker.leaving = peer, True, False, False
+    worker.hello, worker.welcomed = event.request, False
     worker.log, worker.incarnation, worker.server = request.log, request.incarnation, request.server
     worker.max_connections = worker.limit = request.max_connections
     worker.weight, worker.pools = request.weight, frozenset(request.pools)
     worker.busy = worker.open = worker.external = worker.in_flight_at_report = 0
     worker.templates.clear()
     worker.templates_bytes = 0
-    worker.to_replay = request.outcomes_to_come
+    if restarted:
+        worker.seen_upto = 0
+    worker.replay_upto = request.outcomes_upto if request.outcomes_from < request.outcomes_upto else 0
     state.by_peer[peer] = worker
     holding = {held.batch for held in request.holding}
     worker.lease_from = now.mono
@@ -58,16 +61,29 @@ def hello(
     stored = SetWorker(
         worker.name, worker.number, worker.server, worker.log, worker.incarnation, worker.drained, False
     )
-    out.append(Persist((stored,), (ToWorker(peer, welcome, event.request),)))
+    then = (ToWorker(peer, welcome, event.request), Raise(WorkerStored(worker.name, event.request)))
+    out.append(Persist((stored,), then))
     if adopt:
         out.append(ReadHeld(worker.name, adopt))
-    if worker.to_replay == 0 and worker.unheld:
+    if worker.unheld and not worker.replaying:
         out.extend(outcomes.give_back_unheld(state, worker, now))
     fields = {"worker": worker.name, "server": worker.server, "max_connections": worker.max_connections}
-    fields |= {"weight": worker.weight, "holding": len(holding), "to_replay": worker.to_replay}
+    fields |= {
+        "weight": worker.weight,
+        "holding": len(holding),
+        "outcomes_to_come": request.outcomes_upto - request.outcomes_from,
+    }
     out.append(Log("info", "worker.returned" if came_back else "worker.connected", fields))
     balancer.update(worker, now.mono)
     return out
+
+
+def stored(state: State, balancer: Balancer, event: WorkerStored, now: Now) -> list[Command]:
+    worker = state.workers[event.worker]
+    if worker.connected and worker.hello == event.hello:
+        worker.welcomed = True
+        balancer.update(worker, now.mono)
+    return []
 
 
 def _adoptable(state: State, held: wire.HeldBatch) -> bool:
@@ -102,7 +118,7 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
 
 def has_reported(worker: Worker) -> bool:
     """It has told all that it knows: what it holds, and outcomes that no broker had confirmed."""
-    told = worker.connected and worker.holding_read and not worker.to_replay and not worker.looking_up
+    told = worker.connected and worker.holding_read and not worker.replaying and not worker.looking_up
     return told or worker.gone
 
 
@@ -146,7 +162,7 @@ def goodbye(
 def _disconnect(state: State, worker: Worker) -> None:
     state.by_peer.pop(worker.peer, None)
     worker.peer = b""
-    worker.connected = False
+    worker.connected = worker.welcomed = False
     worker.busy = worker.open = worker.external = worker.in_flight_at_report = 0
 
 

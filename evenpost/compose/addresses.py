@@ -6,6 +6,7 @@ holds, it ends up inside the name or inside the address: a name of `Eve <eve@exa
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,13 +110,13 @@ def _split_list(source: str) -> list[str]:
 
 
 def _compile(part: str, source: str, sandbox: Sandbox) -> Mailbox:
-    if "{%" in source:
-        try:
+    if "{%" not in source:
+        return _compile_split(part, source, sandbox)
+    if _MAILBOX(source) is not None:
+        with suppress(TemplateError):
             return _compile_split(part, source, sandbox)
-        except TemplateError:
-            # A condition around name and address both: they can be told apart only afterwards.
-            return Mailbox(None, None, compile_part(part, source, sandbox))
-    return _compile_split(part, source, sandbox)
+    # A condition around name and address both: they can be told apart only afterwards.
+    return Mailbox(None, None, compile_part(part, source, sandbox))
 
 
 def _compile_split(part: str, source: str, sandbox: Sandbox) -> Mailbox:

@@ -13,32 +13,16 @@ from evenpost.compose import headers
 from evenpost.compose.addresses import MailboxHeader
 from evenpost.compose.errors import ComposeError, HeaderError, TemplateError
 from evenpost.compose.limits import STEPS_MAX
+from evenpost.compose.lines import Line, TextHeader, ToHeader, is_safe, own_header
 from evenpost.compose.sandbox import Sandbox
 from evenpost.compose.skeleton import build
 from evenpost.compose.template import ALWAYS, Part, compile_part, unguarded
 from evenpost.compose.text import template_to_text
 from evenpost.wire.messages import Template
 
-_NAME = re.compile(r"[!-9;-~]{1,60}").fullmatch
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}").fullmatch
 _ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,100}").fullmatch
 _CID = re.compile(r"""(?i)["'(\s]cid:([^"'()\s{}<>]+)(?=["')\s])""")
-
-_OWN_FIELD = {
-    "from": "the sender", "to": "to_name and the recipient", "subject": "the subject",
-    "reply-to": "reply_to", "return-path": "envelope_from",
-}  # fmt: skip
-"""Headers that come from elsewhere in a template, and from where."""
-_OURS = frozenset({"date", "message-id", "mime-version", "cc", "bcc", "received", "dkim-signature"})
-_MAILBOXES = frozenset({"sender", "disposition-notification-to", "errors-to"})
-_STRUCTURED = frozenset(
-    {
-        "list-unsubscribe", "list-unsubscribe-post", "list-help", "list-subscribe", "list-post",
-        "list-owner", "list-archive", "in-reply-to", "references", "precedence", "auto-submitted",
-        "feedback-id", "importance", "priority", "x-priority",
-    }
-)  # fmt: skip
-"""Headers that programs read: an encoded word in them would be read to the letter."""
 
 _SHORT_VALUE_CHARS = 100
 """Values up to this can't make any header of a plain template too long for check()."""
@@ -55,60 +39,6 @@ class Envelope(NamedTuple):
     def smtputf8(self) -> bool:
         """Whether these addresses need a server that knows SMTPUTF8."""
         return not (self.sender.isascii() and self.recipient.isascii())
-
-
-class _TextHeader:
-    """A header whose whole value is one template."""
-
-    def __init__(self, name: str, part: Part, encode: Callable[[str, str], str]) -> None:
-        self.name, self.part, self.parts, self.encode = name, part.name, [part], encode
-        self.constant: str | None = None
-        if part.constant is not None:
-            try:
-                self.constant = encode(name, part.constant)
-            except HeaderError as error:
-                raise TemplateError(part.name, None, str(error)) from None
-
-    def render(self, scope: Mapping[str, Any]) -> str:
-        try:
-            return self.encode(self.name, self.parts[0].render(scope))
-        except HeaderError as error:
-            raise ComposeError(self.part, str(error)) from None
-
-
-class _ToHeader:
-    """The recipient: an address that is at hand, and a name if there is one."""
-
-    name = "To"
-    constant = None
-
-    def __init__(self, display: Part | None) -> None:
-        self.parts = [] if display is None else [display]
-        self._display = display
-
-    def render(self, scope: Mapping[str, Any]) -> str:
-        address = scope["email"]
-        display = "" if self._display is None else self._display.render(scope)
-        try:
-            return headers.mailbox("To", display, address)
-        except HeaderError as error:
-            raise ComposeError("to_name" if display else "recipient", str(error)) from None
-
-
-_Line = MailboxHeader | _TextHeader | _ToHeader
-
-
-def _is_safe(line: _Line) -> bool:
-    """Whether short printable values can't make this header fail."""
-    if line.constant is not None:
-        return True
-    if isinstance(line, _TextHeader):
-        return line.encode is headers.unstructured and line.parts[0].plain
-    if isinstance(line, MailboxHeader):
-        return all(box.whole is None and box.address_is_constant for box in line.mailboxes) and all(
-            part.plain for part in line.parts
-        )
-    return all(part.plain for part in line.parts)
 
 
 class Composer:
@@ -176,7 +106,7 @@ class Composer:
         self._used = [position[name] for name in sorted(self.uses & position.keys())]
         # A short printable value can't make a plain part fail. check() renders only the others.
         self._risky: list[Callable[[Mapping[str, Any]], str]] = [
-            line.render for line in lines if not _is_safe(line)
+            line.render for line in lines if not is_safe(line)
         ]
         self._risky += [part.body for part in body_parts if not part.plain]
         if self.envelope_from is None:
@@ -260,33 +190,20 @@ class Composer:
 
     # --- compiling ----------------------------------------------------------------------------
 
-    def _header_lines(self, template: Template) -> list[_Line]:
+    def _header_lines(self, template: Template) -> list[Line]:
         sandbox = self._plain_text
-        to = _ToHeader(compile_part("to_name", template.to_name, sandbox) if template.to_name else None)
+        to = ToHeader(compile_part("to_name", template.to_name, sandbox) if template.to_name else None)
         subject = compile_part("subject", template.subject, sandbox)
-        lines: list[_Line] = [
+        lines: list[Line] = [
             self._sender,
             to,
-            _TextHeader("Subject", subject, headers.unstructured),
+            TextHeader("Subject", subject, headers.unstructured),
         ]
         if template.reply_to:
             lines.append(MailboxHeader("Reply-To", template.reply_to, sandbox, part="reply_to"))
         for name_, source in template.headers:
-            lines.append(self._own_header(name_, source))
+            lines.append(own_header(name_, source, sandbox))
         return lines
-
-    def _own_header(self, name: str, source: str) -> _Line:
-        part, lower = f"header {name}", name.lower()
-        if _NAME(name) is None:
-            raise TemplateError(part, None, "a header's name is printable ASCII without spaces or colons")
-        if lower in _OWN_FIELD:
-            raise TemplateError(part, None, f"{name} is made from {_OWN_FIELD[lower]}: set that instead")
-        if lower in _OURS or lower.startswith(("content-", "resent-", "arc-")):
-            raise TemplateError(part, None, f"{name} is written by Evenpost or by the servers on the way")
-        if lower in _MAILBOXES:
-            return MailboxHeader(name, source, self._plain_text, part=part)
-        encode = headers.structured if lower in _STRUCTURED else headers.unstructured
-        return _TextHeader(name, compile_part(part, source, self._plain_text), encode)
 
     def _compile_bodies(self, template: Template) -> list[tuple[str, Part]]:
         html, text = template.html, template.text

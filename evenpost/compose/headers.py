@@ -160,11 +160,12 @@ def _fold(line: str) -> str:
 
 
 def encoded_words(text: str, column: int) -> str:
-    """Text as RFC 2047 encoded words on as many lines as it takes. q where it is the shorter, b elsewhere."""
+    """Text as RFC 2047 encoded words on as many lines as it takes: q, which stays readable, where at least
+    half of it is ASCII, b elsewhere."""
     data = text.encode()
-    quoted = _q(data)
     room = min(ENCODED_WORD_CHARS_MAX, max(HEADER_LINE_CHARS_MAX - column, 24)) - _FRAME_CHARS
-    if len(quoted) <= len(data) * 4 / 3:
+    if len(data) - len(text) <= len(text) // 2:
+        quoted = _q(data)
         if len(quoted) <= room:
             return f"=?utf-8?q?{quoted}?="
         return "\r\n ".join(_q_words(text, room))

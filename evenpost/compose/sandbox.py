@@ -29,7 +29,7 @@ can."""
 
 _WIDE = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{6})|\{[^{}]*:[^{}]*(?:\{|\d{6})")
 """A width of six digits, or one taken from an argument, in a format string of either kind."""
-_SIZED_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
+_SIZED_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "to_bytes"})
 
 
 class _CodeGenerator(CodeGenerator):
@@ -71,7 +71,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )  # fmt: skip
         self.steps_left = limits.STEPS_MAX
         del self.globals["lipsum"], self.filters["random"]
-        for name in ("center", "indent", "batch", "slice"):
+        for name in ("center", "indent", "batch", "slice", "round", "tojson", "wordwrap"):
             self.filters[name] = _sized(self.filters[name])
         self.filters["format"] = _formatted(self.filters["format"])
         self.filters["join"] = _joined(self.filters["join"])
@@ -108,16 +108,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _allow_format(left)
         return _bounded(super().call_binop(context, operator, left, right))
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        # Jinja2 asks wherever an attribute is taken from an object, so nothing gets to `format` around this.
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            _allow_format(value.__self__)
+        return wrapped
+
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         # Jinja2's own names: the template's keyword arguments must not meet `self` or `context`.
         __self.count()
         owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, (str, bytes)):
+        if isinstance(owner, (str, bytes, int)):
             name = __obj.__name__
             if name in _SIZED_METHODS:
                 _allow_sizes(args, kwargs)
-            elif name in ("format", "format_map"):
-                _allow_format(owner)
             elif name == "join" and args:
                 _allow_join(args[0], owner)
             elif name == "replace" and len(args) >= 2 and isinstance(args[0], str):
@@ -167,6 +172,11 @@ def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         _allow_sizes(args[1:], kwargs)
+        if function.__name__ == "do_round":
+            _allow_bits(10 * abs(int(args[1] if len(args) > 1 else kwargs.get("precision", 0))))
+        if function.__name__ == "do_wordwrap" and len(args) > 1:
+            inserted = args[4] if len(args) > 4 else kwargs.get("wrapstring")
+            _allow(len(str(args[1])) * len(inserted or ""))
         if function.__name__ == "do_indent" and args:
             text, width = str(args[0]), args[1] if len(args) > 1 else kwargs.get("width", 4)
             _allow(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))

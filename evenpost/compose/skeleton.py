@@ -80,8 +80,9 @@ def _file(attachment: Attachment, disposition: str) -> MIMEPart:
         raise TemplateError(
             name, None, f"{attachment.content_type!r} is no content type such as application/pdf"
         )
-    if not attachment.filename.isprintable() or set(attachment.filename) & set('/\\"'):
-        raise TemplateError(name, None, "a filename holds no slashes, quotes or control characters")
+    filename = attachment.filename
+    if not filename.isprintable() or set(filename) & set('/\\"') or "=?" in filename:
+        raise TemplateError(name, None, "a filename holds no slashes, quotes, control characters or '=?'")
     maintype, subtype = attachment.content_type.lower().split("/")
     if maintype in ("message", "multipart"):
         # Those may not be base64 (RFC 2046 5.2.1), which is what keeps a file as it is.
@@ -90,9 +91,7 @@ def _file(attachment: Attachment, disposition: str) -> MIMEPart:
     if cid is not None and _CONTENT_ID(cid) is None:
         raise TemplateError(name, None, f"{cid!r} is no content id: letters, digits and . _ - @ go")
     part = EmailMessage(_POLICY)
-    part.set_content(
-        attachment.content, maintype, subtype, disposition=disposition, filename=attachment.filename
-    )
+    part.set_content(attachment.content, maintype, subtype, disposition=disposition, filename=filename)
     del part["MIME-Version"]
     if cid is not None:
         part["Content-ID"] = f"<{cid}>"

@@ -258,9 +258,9 @@ def _encode(node: nodes.Node) -> None:
             else:
                 node.nodes[number] = _filtered(child, ENCODED, child)
         return
-    for child in node.iter_child_nodes():
-        if isinstance(child, (nodes.Stmt, nodes.Template)):
-            _encode(child)
+    for inner in node.iter_child_nodes():
+        if isinstance(inner, nodes.Stmt):
+            _encode(inner)
 
 
 def _bound(tree: nodes.Template) -> None:

@@ -82,25 +82,24 @@ def encode_chunk(text: str) -> str:
         rest = _UNSAFE.sub(_escape_match, octets)
         if number < last and rest[-1:] in (" ", "\t"):
             rest = rest[:-1] + _ESCAPES[rest[-1]]  # RFC 2045 6.7 (3)
+        position = 0
         while True:
-            if rest[:1] == ".":
-                rest = "=2E" + rest[1:]
-            elif rest[:5] == "From ":
-                rest = "=46" + rest[1:]
-            if len(rest) <= _LITERAL_MAX:
+            first = ""
+            if rest.startswith((".", "From "), position):
+                first = _ESCAPES[rest[position]]
+                position += 1
+            end = position + _LITERAL_MAX - len(first)
+            if end >= len(rest):
                 break
-            cut = _LITERAL_MAX
-            if "=" in rest[cut - 2 : cut]:
-                cut = rest.index("=", cut - 2)
-            out.append(rest[:cut])
-            out.append("=\r\n")
-            rest = rest[cut:]
+            if (escape_at := rest.find("=", end - 2, end)) >= 0:
+                end = escape_at
+            out += (first, rest[position:end], "=\r\n")
+            position = end
+        rest = first + rest[position:]
         if number < last:
-            out.append(rest)
-            out.append("\r\n")
+            out += (rest, "\r\n")
         elif rest:
-            out.append(rest)
-            out.append("=\r\n")
+            out += (rest, "=\r\n")
     return "".join(out)
 
 
@@ -127,8 +126,9 @@ def base64_text(text: str) -> str:
 
 
 def prefers_base64(text: str) -> bool:
-    """Whether base64 is the shorter one. It is for most scripts that aren't Latin: quoted-printable makes six
-    characters of a Cyrillic letter and nine of a Chinese one. Else quoted-printable: it stays readable, it
-    is what content filters trust more, and it lets constant text be encoded once."""
-    octets = len(text.encode(errors="replace"))
-    return len(encode_chunk(text)) > octets * 4 / 3 * (BODY_LINE_CHARS_MAX + 2) / BODY_LINE_CHARS_MAX
+    """Whether base64 is the shorter one: from about one octet in six that isn't ASCII, so for most scripts
+    that aren't Latin (quoted-printable makes six characters of a Cyrillic letter, nine of a Chinese one).
+    Else quoted-printable: it stays readable, it is what content filters trust more, and it lets constant
+    text be encoded once."""
+    octets = text.encode()
+    return 6 * (len(octets) - len(octets.decode("ascii", "ignore"))) > len(octets)

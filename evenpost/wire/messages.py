@@ -423,6 +423,10 @@ class WorkerHello(Message, frozen=True):
     weight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 100
     pools: Annotated[list[Name], msgspec.Meta(max_length=100)] = []
     holding: Annotated[list[HeldBatch], msgspec.Meta(max_length=limits.HOLDING_BATCHES_MAX)] = []
+    outcomes_from: Count = 0
+    outcomes_upto: Count = 0
+    """The outcomes in its log that no broker has confirmed have numbers from `outcomes_from` up to, but not
+    including, `outcomes_upto`: they follow in OUTCOMES after the welcome."""
     outcomes_to_come: Count = 0
     """Outcomes in its log that no broker has confirmed: they follow at once in OUTCOMES."""
     software: str = ""

@@ -89,7 +89,8 @@ class SimWorker:
             log=self.log_id,
             max_connections=self.connections,
             holding=holding,
-            outcomes_to_come=len(self.log),
+            outcomes_from=self.first,
+            outcomes_upto=self.first + len(self.log),
         )
         self.send(message, self.hello)
 

@@ -11,7 +11,7 @@ from tests.simulation.cluster import Cluster
 
 SEEDS = int(os.environ.get("EVENPOST_SEEDS", "25"))
 FIRST = int(os.environ.get("EVENPOST_FIRST_SEED", "1"))
-KEPT = [59, 60, 81, 108]
+KEPT = [59, 60, 81, 108, 248, 250, 257, 301, 438]
 """Seeds that once failed."""
 
 
@@ -48,9 +48,11 @@ def test_every_message_ends_once(seed: int, tmp_path: Path) -> None:
             assert cluster.takes[line.id] >= 1, f"{line} was never taken by a server"
         if line.state == Stored.BOUNCED:
             assert line.attempts >= 1
-    # A second copy needs an attempt whose outcome is unknown.
+    # A second copy is one that is told of, or it came of an attempt whose outcome is unknown.
     copies = sum(takes - 1 for takes in cluster.takes.values() if takes > 1)
-    assert copies <= campaign.unknown, (copies, campaign.unknown)
+    assert copies <= campaign.unknown + campaign.duplicates
+    if not cluster.blind_recoveries:
+        assert copies <= campaign.unknown
     # Held for a person instead, unless broker and worker died together and the worker stayed away.
     if on_unknown == "hold" and not cluster.blind_recoveries:
         assert copies == 0

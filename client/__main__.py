@@ -1,0 +1,5 @@
+"""`python -m client` is `evenpost`."""
+
+from client.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""`evenpost up`: a whole cluster on this machine, from one file."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from client.cli_common import speaking
+from client.up import Supervisor
+from client.up_config import Cluster, load
+
+
+@click.command(short_help="Run a broker and its workers on this machine.")
+@click.argument("file", metavar="CLUSTER.TOML", type=click.Path(path_type=Path))
+@click.option(
+    "--log-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Keep each process's log in a file there, too.",
+)  # fmt: skip
+@click.option("--check", is_flag=True, help="Check the file and start nothing.")
+@speaking
+def up(file: Path, log_dir: Path | None, check: bool) -> None:
+    """Runs a broker and one worker for each [[server]] of CLUSTER.TOML on this machine.
+
+    Says when all are ready. A process that crashes is started again, with growing pauses, up to six times in
+    a row. Ctrl-C (or SIGTERM) drains: workers finish what is on the wire, then the broker ends; a second one
+    stops at once, and nothing is lost by that either.
+
+    \b
+    [broker]                                   # all keys of evenpost-broker
+    journal = "evenpost.db"                    # paths count from this file's folder
+    \b
+    [[server]]                                 # all options of evenpost-worker
+    smtp = "smtp://user@relay-1.example:587"
+    password_file = "relay-1.password"         # or password_env = "VARIABLE"
+    max_connections = 20
+    \b
+    [[server]]
+    smtp = "smtps://relay-2.example"
+    name = "second"
+    weight = 200
+    pools = ["newsletter"]
+
+    \b
+    Exit status: 0 stopped cleanly, 1 a process was given up or had to be killed, 2 the file is wrong,
+    130 stopped at once.
+    """
+    cluster = load(file, os.environ)
+    if check:
+        names = ", ".join(program.name for program in cluster.workers)
+        click.echo(f"{file}: a broker and {len(cluster.workers)} workers: {names}.")
+        return
+    raise click.exceptions.Exit(asyncio.run(_run(cluster, log_dir)))
+
+
+async def _run(cluster: Cluster, log_dir: Path | None) -> int:
+    return await Supervisor(cluster, log_folder=log_dir).run()

@@ -1,0 +1,130 @@
+"""What moves: the table of workers and the bars of campaigns, on a terminal; a line an update on a pipe."""
+
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import click
+
+from client import output
+from evenpost.wire.messages import CampaignStatus, WatchUpdate
+
+
+def show_watch(updates: Iterable[WatchUpdate], *, as_json: bool) -> WatchUpdate | None:
+    """Shows updates until they end. Returns the last."""
+    if as_json or not output.on_terminal():
+        return _lines(updates, as_json=as_json)
+    from rich.console import Console
+    from rich.live import Live
+
+    last = None
+    with Live(console=Console(highlight=False), auto_refresh=False, transient=False) as live:
+        for last in updates:
+            live.update(_screen(last), refresh=True)
+    return last
+
+
+def _lines(updates: Iterable[WatchUpdate], *, as_json: bool) -> WatchUpdate | None:
+    last = None
+    for last in updates:
+        if as_json:
+            output.json_line(last)
+            continue
+        clock = time.strftime("%H:%M:%S")
+        for campaign in last.campaigns:
+            click.echo(f"{clock} {output.status_line(campaign)}")
+        if not last.campaigns:
+            ready = sum(w.state == "ready" for w in last.workers)
+            click.echo(f"{clock} no campaign is running; {ready} of {len(last.workers)} workers are ready")
+    return last
+
+
+def _screen(update: WatchUpdate) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = []
+    sent = sum(w.sent for w in update.workers)
+    rows = [output.worker_row(w, sent) for w in sorted(update.workers, key=lambda w: w.worker)]
+    if rows:
+        parts.append(output.rich_table(output.WORKER_COLUMNS, rows))
+    else:
+        parts.append(Text("No worker has connected yet.", style="yellow"))
+    parts += [_bar(campaign) for campaign in update.campaigns]
+    if not update.campaigns:
+        parts.append(Text("No campaign is running."))
+    return Group(*parts)
+
+
+def _bar(status: CampaignStatus) -> Any:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    done = output.finished_count(status)
+    line = Table.grid(padding=(0, 1), expand=False)
+    for width in (None, 30, None, None):
+        line.add_column(width=width)
+    percent = 100 * done / status.total if status.total else 0.0
+    left = f", {output.duration((status.total - done) / status.rate)} left" if status.rate >= 0.5 else ""
+    rate = f"{status.rate:,.0f}/s" if status.rate >= 0.5 else status.waiting_for or status.state
+    line.add_row(
+        Text(status.name or status.campaign, style="bold"),
+        ProgressBar(total=max(1, status.total), completed=done, width=30),
+        Text(f"{percent:5.1f} % of {status.total:,}"),
+        Text(f"{output.counts_text(status.counts)} | {rate}{left}"),
+    )
+    return line
+
+
+class Bar:
+    """A progress bar on standard error where that is a terminal, and nothing otherwise."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown and sys.stderr.isatty()
+        self._progress: Any = None
+        self._task: Any = None
+        self._phase = ""
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Takes the bar away; what is printed from now on stays whole."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """As a submission tells it: "check" in bytes, "send" in recipients."""
+        if self._progress is None:
+            return
+        if phase != self._phase:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            words = {"check": "Checking the list", "send": "Submitting", "compose": "Composing"}
+            self._task = self._progress.add_task(words.get(phase, phase), total=total or None, note="")
+            self._phase = phase
+        note = "" if phase == "check" else f"{done:,}"
+        self._progress.update(self._task, completed=done, total=total or None, note=note)

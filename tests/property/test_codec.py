@@ -1,0 +1,127 @@
+"""Every message survives the wire; nothing that comes from it raises anything but WireError."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenpost.wire import codec
+from evenpost.wire import messages as wire
+from evenpost.wire.errors import Code, WireError
+
+EVERY = frozenset(wire.Type)
+text = st.text(max_size=20)
+name = st.text(min_size=1, max_size=20)
+count = st.integers(0, 2**63 - 1)
+
+st.register_type_strategy(str, text)
+
+
+def any_of(type_: type[msgspec.Struct]) -> st.SearchStrategy[msgspec.Struct]:
+    """A strategy for a struct from its type's own description."""
+    fields = {f.encode_name: _strategy(f.type) for f in msgspec.inspect.type_info(type_).fields}  # type: ignore[union-attr]  # a struct has fields
+    return st.builds(
+        lambda **values: msgspec.convert(values, type_) if not _is_row(type_) else type_(**values), **fields
+    )
+
+
+def _is_row(type_: type[msgspec.Struct]) -> bool:
+    return bool(type_.__struct_config__.array_like)
+
+
+def _strategy(info: msgspec.inspect.Type) -> st.SearchStrategy[object]:
+    kind = msgspec.inspect
+    match info:
+        case kind.IntType():
+            low = info.ge if info.ge is not None else -(2**31)
+            return st.integers(low, info.le if info.le is not None else 2**31)
+        case kind.FloatType():
+            low_f = info.ge if info.ge is not None else -1e9
+            return st.floats(low_f, info.le if info.le is not None else 1e9, allow_nan=False)
+        case kind.BoolType():
+            return st.booleans()
+        case kind.StrType():
+            return st.text(min_size=info.min_length or 0, max_size=max(info.min_length or 0, 15))
+        case kind.BytesType():
+            return st.binary(max_size=15)
+        case kind.NoneType():
+            return st.none()
+        case kind.LiteralType():
+            return st.sampled_from(info.values)
+        case kind.UnionType():
+            return st.one_of([_strategy(t) for t in info.types])
+        case kind.ListType():
+            low = info.min_length or 0
+            return st.lists(_strategy(info.item_type), min_size=low, max_size=low + 2)
+        case kind.TupleType():
+            return st.tuples(*[_strategy(t) for t in info.item_types])
+        case kind.DictType():
+            return st.dictionaries(_strategy(info.key_type), _strategy(info.value_type), max_size=2)  # type: ignore[arg-type]  # keys are text
+        case kind.StructType():
+            return any_of(info.cls)
+    raise AssertionError(info)
+
+
+@pytest.mark.parametrize("type_", sorted(wire.Type), ids=lambda t: t.name)
+def test_every_message_survives_the_wire(type_: wire.Type) -> None:
+    @given(any_of(wire.BY_TYPE[type_]), count)
+    def check(message: wire.Message, request: int) -> None:
+        got = codec.decode(codec.encode(message, request), {type_})
+        assert got == codec.Envelope(request, message)
+        assert type(got.message) is type(message)
+
+    check()
+
+
+@given(
+    st.lists(st.tuples(count, count, st.text(min_size=3, max_size=30), st.binary(max_size=20)), min_size=1)
+)
+def test_a_raw_batch_is_what_its_struct_says(items: list[tuple[int, int, str, bytes]]) -> None:
+    raw = codec.encode_raw(wire.Type.BATCH, {"batch": 7, "campaign": 3, "items": items})
+    struct = codec.encode(wire.Batch(7, 3, [wire.BatchItem(*item) for item in items]))
+    assert raw == struct
+
+
+@given(st.lists(st.binary(max_size=200), max_size=4))
+def test_garbage_is_refused_in_words(frames: list[bytes]) -> None:
+    with pytest.raises(WireError) as refused:
+        codec.decode(frames, EVERY)
+    assert refused.value.message
+
+
+@given(st.sampled_from(sorted(wire.Type)), st.binary(max_size=300))
+def test_a_garbage_body_is_refused_or_means_something(type_: wire.Type, body: bytes) -> None:
+    header = codec.encode(wire.Done())[0]
+    frames = [header[:3] + bytes([type_]) + header[4:], body]
+    try:
+        message = codec.decode(frames, EVERY).message
+    except WireError as error:
+        assert error.code in (Code.BAD_MESSAGE, Code.BAD_FRAME)
+    else:
+        assert isinstance(message, wire.BY_TYPE[type_])
+
+
+def test_another_version_is_refused_with_what_to_do() -> None:
+    header, body = codec.encode(wire.Done())
+    with pytest.raises(WireError, match="speaks version 9 .* version 1") as refused:
+        codec.decode([header[:2] + b"\x09" + header[3:], body], EVERY)
+    assert refused.value.code is Code.BAD_VERSION
+
+
+def test_an_error_names_the_field() -> None:
+    frames = codec.encode_raw(wire.Type.COMMIT, {"campaign": "c", "chunks": -1, "recipients": 2})
+    with pytest.raises(WireError, match=r"COMMIT: .*\$\.chunks"):
+        codec.decode(frames, EVERY)
+    frames = codec.encode_raw(wire.Type.PAUSE, {"campaign": "c", "surprise": 1})
+    with pytest.raises(WireError, match="surprise"):
+        codec.decode(frames, EVERY)
+
+
+def test_a_type_that_is_not_for_this_side_is_refused() -> None:
+    with pytest.raises(WireError, match="not accepted here"):
+        codec.decode(codec.encode(wire.Drain("w")), wire.FROM_WORKER)
+
+
+@given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), text, st.binary())))
+def test_merge_values_survive(values: list[object]) -> None:
+    assert codec.unpack_values(codec.pack_values(values)) == values

@@ -1,0 +1,338 @@
+"""Playbooks: events to the core, and the commands that must follow."""
+
+import msgspec
+import pytest
+
+from broker.core import commands as c
+from broker.core import events as e
+from broker.core.state import Settings, Stored
+from evenpost.wire import messages as wire
+from tests.unit.broker.playbook import WALL, Playbook, answers, only, rows
+
+
+def test_nothing_is_sent_before_the_campaign_is_on_disk() -> None:
+    book = Playbook()
+    book.hello("w")
+    template = wire.Template("a@example.com", "s", text="t")
+    opened = wire.OpenCampaign("sub", template)
+    book.say(e.SubmissionOpened(b"client", 1, opened, b"T", b"F", None, "c1", 1))
+    book.say(e.FromClient(b"client", 2, wire.Recipients("c1", 0, [wire.Recipient("u@example.com")])))
+    commands = book.core.handle(e.FromClient(b"client", 3, wire.Commit("c1", 1, 1)), book.now)
+    (persist,) = only(commands, c.Persist)
+    assert persist.then == (
+        c.Reply(b"client", 3, wire.SubmitOk("c1", 1)),
+        c.Raise(e.CampaignStored(1)),
+    )
+    assert not only(commands + book.core.dispatch(book.now), c.SendBatch | c.ReadFresh)  # type: ignore[arg-type]  # isinstance takes a union
+    assert only(book.say(e.CampaignStored(1)), c.SendBatch)
+
+
+def test_a_submission_id_counts_once() -> None:
+    book = Playbook()
+    book.submit(3)
+    template = wire.Template("a@example.com", "s", text="t")
+    again = wire.OpenCampaign("sub-c1", template)
+    out = book.say(e.SubmissionOpened(b"client", 9, again, b"T" * 10, b"F", None, "c2", 2))
+    assert answers(out) == [wire.CampaignOpen("c1", 1, 3, True)]
+    other = book.say(e.SubmissionOpened(b"client", 10, again, b"X", b"other", None, "c2", 2))
+    (error,) = answers(other)
+    assert isinstance(error, wire.Error) and error.code == "conflict" and "c1" in error.message
+
+
+def test_chunks_come_in_order_and_again() -> None:
+    book = Playbook()
+    template = wire.Template("a@example.com", "s", text="t")
+    book.say(e.SubmissionOpened(b"k", 1, wire.OpenCampaign("s", template), b"T", b"F", None, "c1", 1))
+    chunk = [wire.Recipient("u@example.com")]
+
+    def send(number: int) -> wire.Message:
+        return answers(book.say(e.FromClient(b"k", 2, wire.Recipients("c1", number, chunk))))[0]
+
+    assert send(0) == wire.RecipientsStored("c1", 0)
+    assert send(0) == wire.RecipientsStored("c1", 0)
+    ahead = send(5)
+    assert isinstance(ahead, wire.Error) and ahead.code == "out_of_order"
+    assert send(1) == wire.RecipientsStored("c1", 1)
+    short = answers(book.say(e.FromClient(b"k", 3, wire.Commit("c1", 1, 1))))[0]
+    assert isinstance(short, wire.Error) and short.code == "out_of_order"
+    assert answers(book.say(e.FromClient(b"k", 3, wire.Commit("c1", 2, 2)))) == [wire.SubmitOk("c1", 2)]
+    late = send(2)
+    assert isinstance(late, wire.Error) and late.code == "wrong_state"
+
+
+def test_batches_spread_over_workers_and_stop_at_their_limits() -> None:
+    book = Playbook()
+    book.hello("a")
+    book.hello("b", max_connections=1)
+    batches = only(book.submit(1000), c.SendBatch)
+    assert [b.peer for b in batches] == [b"a", b"b", b"a"]
+    assert all(len(b.items) == 10 for b in batches)  # nothing is known of their pace yet
+    templates = only(book.seen, c.SendTemplate)
+    assert [t.peer for t in templates] == [b"a", b"b"]  # once a worker and campaign
+
+
+def test_outcomes_are_confirmed_after_the_flush_and_free_the_connection() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(100), c.SendBatch)
+    out = book.outcomes(batch, "sent", first=40)
+    persists = [p for p in only(out, c.Persist) if p.then]
+    assert persists[0].then == (c.ToWorker(b"a", wire.OutcomesCommitted(50)),)
+    assert {row[1] for row in rows(out)} == {Stored.SENT}
+    assert len(only(out, c.SendBatch)) == 1
+
+
+def test_a_campaign_ends_when_its_last_message_does() -> None:
+    book = Playbook()
+    book.hello("a")
+    batches = only(book.submit(2), c.SendBatch)
+    assert len(batches) == 2
+    book.outcomes(batches[0], "sent")
+    out = book.outcomes(batches[1], "bounced", code=550, reply="no such user")
+    (log,) = [entry for entry in only(out, c.Log) if entry.event == "campaign.finished"]
+    assert log.fields == {"campaign": "c1", "total": 2, "sent": 1, "bounced": 1}
+    assert not book.core.state.campaigns and not book.core.state.live
+
+
+def test_deferred_mail_waits_then_goes_to_another_server_first() -> None:
+    book = Playbook(Settings(retry_initial_s=60))
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.hello("b", max_connections=1)
+    out = book.outcomes(batch, "deferred", code=450, reply="try later")
+    ((id_, state, attempts, code, reply, worker, _, _, due_at, history),) = rows(out)
+    assert (state, attempts, code, reply, worker) == (Stored.DEFERRED, 1, 450, "try later", 1)
+    assert due_at == book.now.wall + 60_000 and history is None
+    assert not only(book.pass_time(59.5), c.ReadRetries)
+    book.hello("a", max_connections=1)
+    book.hello("b", max_connections=1)
+    (read,) = only(book.pass_time(0.6), c.ReadRetries)
+    row = e.StoredRow(id_, "u0@example.com", b"", state, 1, None, 450, "try later", "a", WALL)  # type: ignore[arg-type]  # from the row above
+    (retry,) = only(book.say(e.RetriesRead(1, [row], (read.due_upto, id_), None)), c.SendBatch)  # type: ignore[arg-type]
+    assert retry.peer == b"b"
+    assert retry.items[0][:2] == (0, 2)  # the second attempt
+    (last,) = rows(book.outcomes(retry, "sent"))
+    assert last[2] == 2 and last[9] is not None  # the first attempt is kept
+
+
+def test_only_one_server_and_it_has_tried_already_is_tried_again() -> None:
+    book = Playbook(Settings(retry_initial_s=1))
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    out = book.outcomes(batch, "deferred", code=450, reply="later")
+    ((id_, *_),) = rows(out)
+    book.pass_time(1.1)
+    row = e.StoredRow(id_, "u0@example.com", b"", 1, 1, None, 450, "later", "a", WALL)  # type: ignore[arg-type]
+    (retry,) = only(book.say(e.RetriesRead(1, [row], (0, 0), None)), c.SendBatch)
+    assert retry.peer == b"a"
+
+
+def test_a_server_failure_burns_no_attempt_and_goes_elsewhere() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.hello("b", max_connections=1)
+    out = book.outcomes(batch, "deferred", scope="server", code=421, reply="421 too busy")
+    assert not rows(out)
+    (again,) = only(out, c.SendBatch)
+    assert again.peer == b"b" and again.items[0][1] == 1
+
+
+def test_a_server_that_fails_again_and_again_is_left_alone_then_probed() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(50), c.SendBatch)
+    refused = {"scope": "server", "code": 0, "reply": "connection refused"}
+    (second,) = only(book.outcomes(batch, "not_sent", **refused), c.SendBatch)
+    out = book.outcomes(second, "not_sent", **refused)
+    assert not only(out, c.SendBatch)
+    assert only(out, c.Log)[0].event == "server.failed"
+    assert not only(book.pass_time(0.5), c.SendBatch)
+    (probe,) = only(book.pass_time(0.6), c.SendBatch)
+    assert len(probe.items) == 1
+    book.outcomes(probe, "sent")
+    assert book.core.state.workers["a"].failures == 0
+
+
+def test_a_lost_workers_mail_waits_for_the_end_of_its_lease() -> None:
+    book = Playbook(Settings(heartbeat_s=1, lease_s=10))
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    out = book.pass_time(3.5)
+    assert [log.event for log in only(out, c.Log)] == ["worker.lost"]
+    assert not rows(book.pass_time(6.0))
+    ((_, state, attempts, _, reply, *_),) = rows(book.pass_time(1.0))
+    assert (state, attempts) == (Stored.DEFERRED, 1) and "lease" in str(reply)
+    assert book.core.state.campaigns[1].unknown == 1
+    # It comes back after all, and tells what really happened.
+    book.hello("a", max_connections=1)
+    report = book.outcomes(batch, "sent")
+    (look_up,) = only(report, c.LookUp)
+    row = e.StoredRow(1 << 32, "u0@example.com", b"", 1, 1, None, 0, "", "a", WALL)
+    news = book.say(e.LookedUp("a", look_up.outcomes, {1 << 32: row}, {}, look_up.confirm))
+    assert [r[1] for r in rows(news)] == [Stored.SENT]
+    assert look_up.confirm in [then for p in only(news, c.Persist) for then in p.then]
+
+
+def test_a_worker_that_reconnects_keeps_what_it_holds() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=2)
+    first, second = only(book.submit(40), c.SendBatch)
+    held = wire.HeldBatch(first.batch, 1, [item[0] for item in first.items])
+    out = book.hello("a", peer="a2", max_connections=2, holding=[held])
+    # What it doesn't hold never arrived: it goes out again, and nothing was burnt.
+    again = only(out, c.SendBatch)
+    assert [b.peer for b in again] == [b"a2"]
+    assert sorted(i[0] for i in again[0].items) == sorted(i[0] for i in second.items)
+    assert {i[1] for i in again[0].items} == {1}
+
+
+def test_what_a_replay_will_tell_is_not_given_out_before() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(10), c.SendBatch)
+    out = book.hello("a", peer="a2", incarnation=2, max_connections=1, outcomes_upto=len(batch.items))
+    assert not only(out, c.SendBatch)
+    moved = c.SendBatch(b"a2", batch.batch, 1, batch.items)
+    out = book.outcomes(moved, "sent", done=False)
+    assert len(rows(out)) == len(batch.items)
+    assert not book.core.state.batches or only(out, c.SendBatch)
+
+
+def test_no_batch_overtakes_the_welcome() -> None:
+    """The worker throws away what comes between its hello and the welcome: it can't be this session's."""
+    book = Playbook()
+    book.submit(5)
+    message = wire.WorkerHello(worker="a", incarnation=1, server="a:25", log="l", max_connections=1)
+    commands = book.core.handle(e.FromWorker(b"a", 7, message), book.now)
+    assert not only(commands + book.core.dispatch(book.now), c.SendBatch)
+    (persist,) = only(commands, c.Persist)
+    assert isinstance(persist.then[0], c.ToWorker) and persist.then[1] == c.Raise(e.WorkerStored("a", 7))
+    book.core.handle(e.FromWorker(b"a", 8, message), book.now)  # again, before that was flushed
+    assert not only(book.say(e.WorkerStored("a", 7)), c.SendBatch)
+    assert only(book.say(e.WorkerStored("a", 8)), c.SendBatch)
+
+
+def test_an_older_process_of_the_same_name_is_told_and_stops() -> None:
+    book = Playbook()
+    book.hello("a", incarnation=5)
+    out = book.hello("a", peer="imposter", incarnation=4)
+    (told,) = only(out, c.ToWorker)
+    assert told.peer == b"imposter" and isinstance(told.message, wire.Error)
+    assert told.message.code == "conflict"
+    out = book.hello("a", peer="newer", incarnation=6)
+    told_old = [m for m in only(out, c.ToWorker) if m.peer == b"a"]
+    assert isinstance(told_old[0].message, wire.Error) and told_old[0].message.code == "conflict"
+
+
+def test_a_stranger_is_asked_to_say_hello() -> None:
+    book = Playbook()
+    out = book.say(e.FromWorker(b"?", 0, wire.Heartbeat(1, 0, 0, 0, 1, 0)))
+    (told,) = only(out, c.ToWorker)
+    assert isinstance(told.message, wire.Error) and told.message.code == "not_found"
+
+
+def test_goodbye_gives_everything_back_at_once() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.hello("b", max_connections=1)
+    out = book.say(e.FromWorker(b"a", 0, wire.Goodbye("drained")))
+    (again,) = only(out, c.SendBatch)
+    assert again.peer == b"b" and again.items == batch.items
+    assert [m.message for m in only(out, c.ToWorker)] == [wire.GoodbyeOk()]
+
+
+def test_pause_and_resume() -> None:
+    book = Playbook()
+    book.submit(5)
+    assert answers(book.say(e.FromClient(b"k", 1, wire.Pause("c1")))) == [wire.Done()]
+    assert not only(book.hello("a"), c.SendBatch)
+    assert only(book.say(e.FromClient(b"k", 2, wire.Resume("c1"))), c.SendBatch)
+
+
+def test_cancel_ends_what_has_not_begun() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(100), c.SendBatch)
+    n = len(batch.items)
+    assert answers(book.say(e.FromClient(b"k", 1, wire.Cancel("c1")))) == [wire.Done(100 - n)]
+    out = book.outcomes(batch, "sent")
+    assert not only(out, c.SendBatch)
+    (log,) = [entry for entry in only(out, c.Log) if entry.event == "campaign.finished"]
+    assert log.fields["sent"] == n and log.fields["cancelled"] == 100 - n
+
+
+def test_expiry_ends_a_campaign() -> None:
+    book = Playbook()
+    book.submit(5, wire.Options(expire_at=book.now.wall + 5_000))
+    book.pass_time(4.0)
+    assert book.core.state.campaigns
+    out = book.pass_time(1.5)
+    assert {log.event for log in only(out, c.Log)} == {"campaign.expired", "campaign.finished"}
+
+
+def test_start_at_and_pool_and_priority() -> None:
+    book = Playbook()
+    book.submit(5, wire.Options(start_at=book.now.wall + 5_000), "later", 1)
+    book.submit(5, wire.Options(pool="bulk"), "pooled", 2)
+    book.submit(5, wire.Options(priority=1), "low", 3)
+    book.submit(5, wire.Options(priority=8), "high", 4)
+    out = book.hello("a", max_connections=1)
+    (batch,) = only(out, c.SendBatch)
+    assert batch.campaign == 4
+    while batch.campaign == 4:
+        (batch,) = only(book.outcomes(batch, "sent"), c.SendBatch)
+    assert batch.campaign == 3
+    out = book.hello("b", max_connections=1, pools=["bulk"])
+    assert {b.campaign for b in only(out, c.SendBatch)} <= {2, 3}
+    book.pass_time(5.5)
+    assert "later" in book.core.state.by_id and book.core.state.by_id["later"].sendable
+
+
+def test_on_unknown_hold_keeps_a_message_for_a_person() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1, wire.Options(on_unknown="hold")), c.SendBatch)
+    out = book.outcomes(batch, "unknown", code=0, reply="no answer to the final dot")
+    assert rows(out)[0][1] == Stored.HELD
+    (log,) = [entry for entry in only(out, c.Log) if entry.event == "campaign.finished"]
+    assert log.fields["held"] == 1
+
+
+def test_a_batch_that_could_not_be_handed_over_goes_elsewhere() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.hello("b", max_connections=1)
+    (again,) = only(book.say(e.SendFailed(b"a", batch.batch)), c.SendBatch)
+    assert again.peer == b"b" and again.items[0][1] == 1
+
+
+def test_an_operators_drain_outlives_the_workers_return() -> None:
+    book = Playbook()
+    book.hello("a")
+    assert answers(book.say(e.FromClient(b"k", 1, wire.Drain("a")))) == [wire.Done()]
+    assert not only(book.submit(5), c.SendBatch)
+    assert not only(book.hello("a", peer="a2"), c.SendBatch)
+    assert only(book.say(e.FromClient(b"k", 2, wire.Ready("a"))), c.SendBatch)
+    (unknown,) = answers(book.say(e.FromClient(b"k", 3, wire.Drain("zz"))))
+    assert isinstance(unknown, wire.Error) and "known: a" in unknown.message
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_templates_are_sent_again_after_a_new_hello(rounds: int) -> None:
+    book = Playbook()
+    for n in range(rounds):
+        book.hello("a", peer=f"a{n}")
+    out = book.submit(2)
+    assert len(only(out, c.SendTemplate)) == 1
+    out = book.hello("a", peer="new")
+    assert len(only(out, c.SendTemplate)) == 1
+
+
+def test_events_cannot_be_changed() -> None:
+    with pytest.raises((AttributeError, TypeError)):
+        e.CampaignStored(1).campaign = 2  # type: ignore[misc]
+    with pytest.raises((AttributeError, TypeError, msgspec.ValidationError)):
+        wire.Done(1).changed = 2  # type: ignore[misc]

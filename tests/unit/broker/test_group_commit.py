@@ -1,0 +1,109 @@
+"""The journal's queue: order, grouping, and that nothing is answered before the flush."""
+
+import threading
+from collections.abc import Iterable
+
+import pytest
+
+from broker.core.commands import Change, SetMessages
+from broker.journal.group_commit import GroupCommit
+from broker.journal.store import JournalError
+
+
+class FakeJournal:
+    """Notes what happens; a commit lasts until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.may_commit = threading.Event()
+        self.fail = False
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        self.calls.append("apply")
+
+    def commit(self) -> None:
+        assert self.may_commit.wait(10)
+        self.calls.append("commit")
+        if self.fail:
+            raise JournalError("disk")
+
+
+class Shell:
+    def __init__(self) -> None:
+        self.journal = FakeJournal()
+        self.woken = threading.Event()
+        self.queue = GroupCommit(self.journal, self.woken.set)  # type: ignore[arg-type]  # the part it uses
+        self.done: list[str] = []
+
+    def write(self, name: str, rows: int = 1) -> None:
+        changes = [SetMessages([(0,) * 10] * rows)]  # type: ignore[list-item]  # only counted
+        self.queue.write(changes, lambda: self.done.append(name))
+
+    def commit_ends(self) -> None:
+        self.journal.may_commit.set()
+        assert self.woken.wait(10)
+        self.woken.clear()
+        self.journal.may_commit.clear()
+
+
+def test_nothing_is_done_before_the_flush() -> None:
+    shell = Shell()
+    shell.write("a")
+    shell.queue.step()
+    shell.queue.step()
+    assert shell.done == [] and shell.journal.calls == ["apply"]
+    shell.commit_ends()
+    assert shell.done == []  # the wake-up only wakes: callbacks run on the caller's thread
+    shell.queue.step()
+    assert shell.done == ["a"] and shell.queue.idle
+
+
+def test_what_comes_during_a_flush_is_the_next_group() -> None:
+    shell = Shell()
+    shell.write("a")
+    shell.queue.step()
+    for name in "bcd":
+        shell.write(name)
+    shell.queue.step()
+    assert shell.journal.calls == ["apply"]
+    shell.commit_ends()
+    shell.queue.step()
+    assert shell.done == ["a"] and shell.journal.calls == ["apply", "commit", "apply", "apply", "apply"]
+    shell.commit_ends()
+    shell.queue.step()
+    assert shell.done == ["a", "b", "c", "d"]
+
+
+def test_reads_keep_their_place_in_the_queue_and_need_no_flush() -> None:
+    shell = Shell()
+    shell.queue.read(lambda: "first", shell.done.append)
+    shell.write("a")
+    shell.queue.read(lambda: "second", shell.done.append)
+    shell.queue.step()
+    assert shell.done == ["first", "second"] and shell.journal.calls == ["apply"]
+    shell.commit_ends()
+    shell.queue.step()
+    assert shell.done[-1] == "a"
+
+
+def test_a_group_is_bounded() -> None:
+    shell = Shell()
+    for _ in range(3):
+        shell.write("x", rows=15_000)
+    assert shell.queue.rows_waiting == 45_000
+    shell.queue.step()
+    assert shell.journal.calls == ["apply", "apply"] and shell.queue.rows_waiting == 15_000
+    shell.journal.may_commit.set()
+    shell.queue.finish()
+    assert len(shell.done) == 3
+
+
+def test_a_failed_flush_answers_nobody() -> None:
+    shell = Shell()
+    shell.journal.fail = True
+    shell.write("a")
+    shell.queue.step()
+    shell.commit_ends()
+    with pytest.raises(JournalError):
+        shell.queue.step()
+    assert shell.done == []

@@ -1,0 +1,197 @@
+"""The journal on a real file."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+
+from broker.core.commands import AddCampaign, AddRecipients, SetCampaign, SetMessages, SetWorker
+from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.journal import schema
+from broker.journal.sqlite import SqliteJournal
+from broker.journal.store import JournalError
+from evenpost.wire import codec
+from evenpost.wire.messages import Options, Recipient
+
+WALL = 1_790_000_000_000
+
+
+def campaign(number: int = 1, **fields: object) -> Campaign:
+    first = message_id(number, 0) - 1
+    given: dict[str, object] = {"low_water": first, "read_upto": first} | fields
+    return Campaign(number, f"c{number}", f"s{number}", b"T", b"F", Options(), WALL, WALL + 1000, **given)  # type: ignore[arg-type]  # a test's own
+
+
+def fill(journal: SqliteJournal, number: int, addresses: list[str], chunk: int = 300) -> Campaign:
+    made = campaign(number)
+    journal.apply([AddCampaign(made)])
+    for first in range(0, len(addresses), chunk):
+        rows = [Recipient(a, codec.pack_values([a])) for a in addresses[first : first + chunk]]
+        journal.apply([AddRecipients(number, first, rows)])
+    made.total, made.phase = len(addresses), Phase.ACTIVE
+    journal.apply([SetCampaign.of(made)])
+    journal.commit()
+    return made
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> SqliteJournal:
+    return SqliteJournal(tmp_path / "journal.db")
+
+
+def sent(index: int, state: Stored = Stored.SENT, due: int | None = None, number: int = 1) -> SetMessages:
+    row = (message_id(number, index), state, 1, 250, "ok", 1, WALL, WALL + 5, due, None)
+    return SetMessages([row])
+
+
+def test_what_is_committed_is_there_after_the_process_dies(tmp_path: Path) -> None:
+    """The child kills itself after a commit and in the middle of the next transaction."""
+    path = tmp_path / "journal.db"
+    child = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from pathlib import Path
+from tests.unit.broker.test_sqlite_journal import *
+journal = SqliteJournal(Path({str(path)!r}))
+fill(journal, 1, ["a@example.com", "b@example.com"])
+journal.apply([sent(0)]); journal.commit()
+journal.apply([sent(1)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", child]).returncode == -9
+    journal = SqliteJournal(path)
+    lines = journal.report(1, -1, 10, [], 10)
+    assert [(line.address, line.state) for line in lines] == [("a@example.com", 3), ("b@example.com", 0)]
+    assert journal.boot == 2
+
+
+def test_a_second_broker_on_the_same_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    first = SqliteJournal(path)
+    with pytest.raises(JournalError, match="in use by another broker"):
+        SqliteJournal(path)
+    first.close()
+    SqliteJournal(path).close()
+
+
+def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("these are my notes, not a database\n" * 100)
+    with pytest.raises(JournalError, match="isn't a database"):
+        SqliteJournal(text)
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE people (name)")
+    db.close()
+    with pytest.raises(JournalError, match="another program"):
+        SqliteJournal(other)
+    with sqlite3.connect(other) as db:
+        assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("people",)]
+    db.close()
+    with pytest.raises(JournalError, match="can't open"):
+        SqliteJournal(tmp_path / "no such folder" / "journal.db")
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    SqliteJournal(path).close()
+    db = apsw.Connection(str(path))
+    db.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    db.close()
+    with pytest.raises(JournalError, match="newer release"):
+        SqliteJournal(path)
+
+
+def test_it_is_flushed_at_each_commit(journal: SqliteJournal) -> None:
+    pragmas = ["journal_mode", "synchronous", "locking_mode"]
+    assert [journal._db.pragma(name) for name in pragmas] == ["wal", 2, "exclusive"]
+
+
+def test_campaigns_come_back_as_they_were(journal: SqliteJournal) -> None:
+    made = fill(journal, 1, ["a@example.com"] * 3)
+    made.count(Stored.SENT, 2)
+    made.attempts, made.unknown, made.duplicates, made.low_water = 5, 1, 1, message_id(1, 1)
+    journal.apply([SetCampaign.of(made)])
+    (found,) = journal.campaigns()
+    for name in ("id", "submission", "template", "options", "total", "counts", "attempts", "low_water"):
+        assert getattr(found, name) == getattr(made, name), name
+    assert found.queued == 1
+    made.finished_at = WALL
+    journal.apply([SetCampaign.of(made)])
+    assert journal.campaigns() == []
+    assert journal.campaign("c1") and journal.campaign_by_submission("s1") and not journal.campaign("c9")
+
+
+def test_fresh_messages_are_read_page_by_page_without_the_settled(journal: SqliteJournal) -> None:
+    fill(journal, 1, [f"u{n}@example.com" for n in range(10)])
+    fill(journal, 2, ["other@example.com"])
+    journal.apply([sent(1), sent(4, Stored.DEFERRED, WALL)])
+    page = journal.fresh(1, message_id(1, 0) - 1, 5)
+    assert [row[0] & 0xFF for row in page] == [0, 2, 3, 5, 6]
+    assert page[0][1:] == ("u0@example.com", codec.pack_values(["u0@example.com"]), 0)
+    assert [row[0] & 0xFF for row in journal.fresh(1, page[-1][0], 5)] == [7, 8, 9]
+
+
+def test_retries_come_in_the_order_they_are_due(journal: SqliteJournal) -> None:
+    fill(journal, 1, [f"u{n}@example.com" for n in range(6)])
+    journal.apply([SetWorker("w", 1, "s:25", "log", 1, False, False)])
+    for index, due in [(0, 50), (1, 10), (2, 30), (3, 30), (4, 90)]:
+        journal.apply([sent(index, Stored.DEFERRED, due)])
+    rows, upto, next_due = journal.retries(1, (0, 0), 60, 3)
+    assert [r.id & 0xFF for r in rows] == [1, 2, 3] and next_due == 50
+    assert rows[0].worker == "w" and rows[0].attempts == 1
+    rows, upto, next_due = journal.retries(1, upto, 60, 3)
+    assert [r.id & 0xFF for r in rows] == [0] and next_due == 90
+    assert journal.retries(1, upto, 60, 3) == ([], upto, 90)
+    plan = journal._db.execute(
+        "EXPLAIN QUERY PLAN SELECT due_at, id FROM message WHERE id >> 32 = 1 AND due_at IS NOT NULL"
+        " AND (due_at, id) > (1, 1) ORDER BY due_at, id LIMIT 5"
+    ).fetchall()
+    assert "message_due" in str(plan) and "TEMP B-TREE" not in str(plan)
+
+
+def test_a_report_is_paged_and_filtered(journal: SqliteJournal) -> None:
+    fill(journal, 1, [f"u{n}@example.com" for n in range(10)])
+    journal.apply([sent(3), sent(7)])
+    assert [line.id & 0xFF for line in journal.report(1, 4, 9, [], 3)] == [5, 6, 7]
+    assert [line.id & 0xFF for line in journal.report(1, -1, 9, [Stored.SENT], 10)] == [3, 7]
+    assert [line.id & 0xFF for line in journal.report(1, -1, 5, [Stored.SENT], 10)] == [3]
+
+
+@pytest.mark.parametrize("chunk", [1, 300])
+def test_trace_finds_every_message_to_an_address(journal: SqliteJournal, chunk: int) -> None:
+    many = [f"u{n}@example.com" for n in range(700)]
+    fill(journal, 1, many, chunk if chunk > 1 else 50)
+    fill(journal, 2, ["Someone@Example.com", "u3@example.com"], chunk)
+    found = journal.trace("U3@example.com", 10)
+    assert [(line.id >> 32, line.address) for line in found] == [(2, "u3@example.com"), (1, "u3@example.com")]
+    assert journal.trace("someone@example.com", 10)[0].address == "Someone@Example.com"
+    assert journal.trace("nobody@example.com", 10) == []
+
+
+def test_restating_makes_failed_messages_due_and_survives_being_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    made = fill(journal, 1, [f"u{n}@example.com" for n in range(4)])
+    journal.apply([sent(0), sent(1, Stored.BOUNCED), sent(2, Stored.BOUNCED), sent(3, Stored.HELD)])
+    made.counts = {Stored.SENT: 1, Stored.BOUNCED: 2, Stored.HELD: 1}
+    made.phase, made.finished_at = Phase.FINISHED, WALL
+    journal.apply([SetCampaign.of(made)])
+    journal.reopen(1)
+    assert journal.restate(1, 0, 2, [Stored.BOUNCED], WALL) == {Stored.BOUNCED: 1}
+    journal.commit()
+    journal._db.close()  # the broker dies before it has written the new counts
+    journal = SqliteJournal(path)
+    (found,) = journal.campaigns()
+    assert found.counts == {Stored.SENT: 1, Stored.BOUNCED: 1, Stored.HELD: 1, Stored.DEFERRED: 1}
+
+
+def test_a_disk_that_is_full_is_an_error_and_not_a_commit(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "journal.db")
+    fill(journal, 1, ["a@example.com"])
+    journal._db.pragma("max_page_count", journal._db.pragma("page_count"))
+    with pytest.raises(JournalError, match="can't (write|flush) the journal"):
+        fill(journal, 2, [f"{'x' * 50}{n}@example.com" for n in range(5_000)])

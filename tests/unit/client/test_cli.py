@@ -1,0 +1,388 @@
+"""The command line: what it prints, and with which status it ends."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from client.cli import SECTIONS, cli
+from evenpost.wire.errors import Code
+from evenpost.wire.messages import (
+    Attempt,
+    Error,
+    Message,
+    OpenCampaign,
+    Pause,
+    RetryFailed,
+    Type,
+    WatchUpdate,
+)
+from tests.unit.client.fake_broker import WORKER, FakeBroker, row, status
+
+ROOT = Path(__file__).resolve().parents[3]
+EVIL = "=HYPERLINK('http://x.example')\tsee\nhere"
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    with FakeBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "list.csv").write_text("email,name\nanna@example.com,Anna\nbob@example.org,Bob\n")
+    (tmp_path / "body.html").write_text("<p>Dear {{ name }}</p>")
+    (tmp_path / "campaign.toml").write_text(
+        'from = "News <news@example.com>"\nsubject = "Hello {{ name }}"\nhtml = "body.html"\n'
+        'recipients = "list.csv"\npriority = 2\n'
+    )
+    return tmp_path
+
+
+def run(*arguments: str | Path, broker: FakeBroker | None = None, stdin: str | None = None) -> Result:
+    environment = {"EVENPOST_BROKER": broker.endpoint if broker else "tcp://127.0.0.1:1", "TZ": "UTC"}
+    result = CliRunner().invoke(cli, [str(a) for a in arguments], input=stdin, env=environment)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def start(*arguments: str | Path, broker: FakeBroker | None = None, **given: object) -> subprocess.Popen[str]:
+    endpoint = broker.endpoint if broker else "tcp://127.0.0.1:1"
+    environment = {**os.environ, "EVENPOST_BROKER": endpoint, "PYTHONPATH": str(ROOT), "TZ": "UTC"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "client", *map(str, arguments)],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+# --- help ---------------------------------------------------------------------------------------
+
+
+def test_every_command_is_listed_and_teaches() -> None:
+    listed = {name for names in SECTIONS.values() for name in names}
+    assert listed == set(cli.commands)
+    for name in listed:
+        result = run(name, "--help")
+        assert result.exit_code == 0
+        assert all(len(line) <= 100 for line in result.output.splitlines()), name
+    help_ = run("--help").output
+    assert "Exit status" in help_ and "evenpost submit" in help_ and "..." not in help_
+
+
+def test_the_version_and_the_completion_scripts() -> None:
+    assert run("--version").output.startswith("evenpost ") or "0." in run("--version").output
+    for shell in ("zsh", "fish"):
+        assert "_EVENPOST_COMPLETE" in run("completion", shell).output
+    assert run("completion", "csh").exit_code == 2
+
+
+# --- submit -------------------------------------------------------------------------------------
+
+
+def test_submit_a_file(broker: FakeBroker, folder: Path) -> None:
+    result = run("submit", folder / "campaign.toml", broker=broker)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Campaign c1 accepted: 2 recipients.\n"
+    assert "--submission-id" in result.stderr and "evenpost watch c1" in result.stderr
+    [stored] = broker.submissions.values()
+    assert [address for address, _ in stored.rows] == ["anna@example.com", "bob@example.org"]
+
+
+def test_options_alone_and_options_that_beat_the_file(broker: FakeBroker, folder: Path) -> None:
+    (folder / "logo.png").write_bytes(b"png")
+    (folder / "a.html").write_text('<img src="cid:logo">')
+    alone = run(
+        "submit", "--from", "a@example.com", "--subject", "Hi", "--html", folder / "a.html", "--recipients",
+        folder / "list.csv", "--header", "X-One: 1: 2", "--header", "List-Id: <x>", "--inline",
+        f"logo={folder / 'logo.png'}", "--attach", folder / "list.csv", "--reply-to", "r@example.com",
+        "--priority", "7", "--pool", "p", "--on-unknown", "hold", "--name", "N", "--start-at", "+1h",
+        "--expire-at", "+2d", "--envelope-from", "", "--to-name", "{{ name }}", "--submission-id", "s1",
+        "--json", broker=broker,
+    )  # fmt: skip
+    assert alone.exit_code == 0, alone.output
+    assert json.loads(alone.stdout) == {
+        "campaign": "c1", "recipients": 2, "submission": "s1", "again": False, "skipped": 0,
+    }  # fmt: skip
+    [opening] = [m for m in broker.seen if isinstance(m, OpenCampaign)]
+    template, options = opening.template, opening.options
+    assert opening.submission == "s1"
+    assert template.headers == [("X-One", "1: 2"), ("List-Id", "<x>")]
+    assert [(a.filename, a.content_id) for a in template.attachments] == [
+        ("list.csv", None),
+        ("logo.png", "logo"),
+    ]
+    assert (template.reply_to, template.envelope_from, template.to_name) == (
+        "r@example.com",
+        "",
+        "{{ name }}",
+    )
+    assert (options.priority, options.pool, options.on_unknown, options.name) == (7, "p", "hold", "N")
+    assert options.start_at and options.expire_at
+    assert abs(options.expire_at - options.start_at - 2 * 86_400_000) < 2_000
+
+    both = run("submit", folder / "campaign.toml", "--subject", "Other", broker=broker)
+    assert both.exit_code == 0, both.output
+    opening = [m for m in broker.seen if isinstance(m, OpenCampaign)][-1]
+    assert (opening.template.subject, opening.options.priority) == ("Other", 2)
+    assert opening.template.html == "<p>Dear {{ name }}</p>"
+
+
+def test_recipients_from_standard_input(broker: FakeBroker, folder: Path) -> None:
+    process = start(
+        "submit", folder / "campaign.toml", "--recipients", "-", broker=broker, stdin=subprocess.PIPE
+    )
+    out, err = process.communicate("email,name\nx@example.com,X\n", timeout=30)
+    assert process.returncode == 0, err
+    assert "1 recipient." in out
+
+
+def test_every_problem_is_listed_and_counted(broker: FakeBroker, folder: Path) -> None:
+    (folder / "list.csv").write_text(
+        "email,name\nanna@example.com,Anna\nno-address,B\nanna@example.com,A\nx@y z,C\n"
+    )
+    result = run("submit", folder / "campaign.toml", broker=broker)
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert [f"list.csv:{n}:" in line for n, line in zip((3, 4, 5), lines, strict=False)] == [True] * 3
+    assert lines[-1] == "3 problems: nothing was sent."
+    assert not broker.submissions
+
+    result = run("submit", folder / "campaign.toml", "--json", broker=broker)
+    error = json.loads(result.stdout)["error"]
+    assert result.exit_code == 2 and error["code"] == "bad_input" and error["problems_total"] == 3
+    assert [p["line"] for p in error["problems"]] == [3, 4, 5] and error["problems"][0]["file"].endswith(
+        "list.csv"
+    )
+
+    result = run("submit", folder / "campaign.toml", "--skip-bad", broker=broker)
+    assert result.exit_code == 0 and "1 recipient, 3 left out." in result.stdout
+    assert "list.csv:4:" in result.stderr
+
+
+def test_bad_options_are_all_told(broker: FakeBroker, folder: Path) -> None:
+    result = run("submit", "--subject", "x", broker=broker)
+    assert result.exit_code == 2
+    assert all(word in result.stderr for word in ("from: missing", "recipients: missing", "nothing to send"))
+    for options, words in (
+        (["--header", "nonsense"], "--header"),
+        (["--attach", folder / "none.pdf"], "none.pdf"),
+        (["--inline", "x"], "--inline"),
+        (["--html", folder / "none.html"], "none.html"),
+        (["--encoding", "klingon"], "klingon"),
+    ):
+        result = run("submit", folder / "campaign.toml", *options, broker=broker)
+        assert result.exit_code == 2 and words in result.stderr, result.output
+    assert run("submit", folder / "none.toml", broker=broker).exit_code == 2
+    assert run("submit", "--nonsense").exit_code == 2
+
+
+def test_a_name_that_the_list_lacks_is_told_with_file_line_and_what_was_meant(folder: Path) -> None:
+    (folder / "body.html").write_text("<p>\nDear {{ nam }}</p>")
+    result = run("submit", folder / "campaign.toml", "--dry-run")
+    assert result.exit_code == 2
+    assert f"{folder / 'body.html'}:2: there is no field 'nam'; did you mean 'name'?" in result.stderr
+
+
+def test_dry_run_needs_no_broker_and_says_what_would_go(folder: Path) -> None:
+    result = run("submit", folder / "campaign.toml", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "Nothing was sent. This would go to 2 recipients:" in result.stdout
+    assert "example.com\t1\t50.0 %" in result.stdout
+    facts = json.loads(run("submit", folder / "campaign.toml", "--dry-run", "--json").stdout)
+    assert (facts["recipients"], facts["domains_total"]) == (2, 2)
+    assert facts["bytes"] > 2 * 300 and facts["largest_bytes"] > 300
+
+
+def test_dry_run_finds_the_message_that_cannot_be_made(folder: Path) -> None:
+    (folder / "list.jsonl").write_text(
+        '{"email": "a@example.com", "name": {"x": 1}}\n{"email": "b@example.com", "name": {}}\n'
+    )
+    result = run(
+        "submit", folder / "campaign.toml", "--recipients", folder / "list.jsonl", "--subject",
+        "{{ name.x }}", "--dry-run",
+    )  # fmt: skip
+    assert result.exit_code == 2 and "recipient 2, b@example.com: subject" in result.stderr, result.output
+
+
+def test_preview_writes_messages_that_mail_programs_open(folder: Path) -> None:
+    import email
+    import email.policy
+
+    result = run(
+        "submit", folder / "campaign.toml", "--preview", "1", "--preview-dir", folder / "out", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    [path] = json.loads(result.stdout)["previews"]
+    assert Path(path).name == "1-anna@example.com.eml"
+    message = email.message_from_bytes(Path(path).read_bytes(), policy=email.policy.default)
+    assert message["Subject"] == "Hello Anna" and message["To"] == "anna@example.com"
+
+
+def test_wait_prints_the_end_and_exits_by_it(broker: FakeBroker, folder: Path) -> None:
+    broker.statuses = [status(state="finished", total=2, sent=2)]
+    broker.updates = [WatchUpdate(broker.statuses, [WORKER])]
+    result = run("submit", folder / "campaign.toml", "--wait", broker=broker)
+    assert result.exit_code == 0 and result.stdout.endswith("Campaign c1 finished in 1 min 0 s: 2 sent.\n")
+    broker.statuses = [status("c2", "finished", total=2, sent=1, bounced=1)]
+    result = run("submit", folder / "campaign.toml", "--wait", "--json", broker=broker)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["status"]["counts"] == {"sent": 1, "bounced": 1}
+
+
+def test_send(broker: FakeBroker, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("Dear {{ name }}")
+    arguments = ["send", "--to", "a@example.com", "--from", "b@example.com", "--subject", "S {{ name }}"]
+    result = run(*arguments, "--text", tmp_path / "t.txt", "--value", "name=A=B", broker=broker)
+    assert result.exit_code == 0 and "c1 accepted: 1 recipient." in result.stdout
+    result = run(*arguments, "--text", tmp_path / "t.txt", broker=broker)
+    assert result.exit_code == 2 and "name" in result.stderr
+    result = run(
+        *arguments, "--to", "nonsense", "--text", tmp_path / "t.txt", "--value", "name=x", broker=broker
+    )
+    assert result.exit_code == 2 and "nonsense" in result.stderr
+
+
+# --- looking ------------------------------------------------------------------------------------
+
+
+def test_status(broker: FakeBroker) -> None:
+    assert run("status", broker=broker).stderr == "No campaign yet.\n"
+    broker.statuses = [status("c1", sent=3, deferred=1), status("c2", "finished", sent=10)]
+    lines = run("status", broker=broker).stdout.splitlines()
+    assert lines[0].startswith("campaign\tname\tstate\ttotal\tsent") and lines[1].startswith(
+        "c1\tNews\trunning\t10\t3"
+    )
+    one = run("status", "c2", broker=broker)
+    assert "state\tfinished" in one.stdout and "sent\t10" in one.stdout
+    assert json.loads(run("status", "c2", "--json", broker=broker).stdout)["counts"] == {"sent": 10}
+    assert len(json.loads(run("status", "--json", broker=broker).stdout)) == 2
+    missing = run("status", "c9", broker=broker)
+    assert missing.exit_code == 2 and missing.stderr == "Error: no campaign 'c9'\n"
+    missing = run("status", "c9", "--json", broker=broker)
+    assert json.loads(missing.stdout) == {"error": {"code": "not_found", "message": "no campaign 'c9'"}}
+
+
+def test_watch_is_a_line_an_update_on_a_pipe(broker: FakeBroker) -> None:
+    finished = status(state="finished", sent=9, bounced=1)
+    broker.statuses = [finished]
+    broker.updates = [WatchUpdate([finished], [WORKER])]
+    result = run("watch", "c1", broker=broker)
+    assert result.exit_code == 1
+    assert "c1 'News' finished: 9 sent, 1 bounced of 10" in result.stdout.splitlines()[0]
+    result = run("watch", "c1", "--json", broker=broker)
+    assert json.loads(result.stdout)["workers"][0]["worker"] == "w1"
+
+
+def test_servers_and_trace(broker: FakeBroker) -> None:
+    lines = run("servers", broker=broker).stdout.splitlines()
+    assert lines[1].split("\t")[:9] == ["w1", "127.0.0.1:25", "ready", "3", "2", "5", "12.5", "30", "100.0 %"]
+    assert json.loads(run("servers", "--json", broker=broker).stdout)[0]["limit"] == 5
+    broker.report = [row(1, history=[Attempt(1_700_000_000_000, "w0", "deferred", 451, "later")])]
+    lines = run("trace", "u1@example.com", broker=broker).stdout.splitlines()
+    assert len(lines) == 3 and "\t451\tlater\tw0\t" in lines[2]
+    [found] = json.loads(run("trace", "u1@example.com", "--json", broker=broker).stdout)
+    assert found["history"][0]["code"] == 451 and found["address"] == "u1@example.com"
+    assert run("trace", "x", broker=broker).exit_code == 2
+
+
+def test_report_in_each_format(broker: FakeBroker, tmp_path: Path) -> None:
+    broker.statuses = [status(state="finished")]
+    broker.report = [
+        row(0),
+        row(1, "bounced", code=550, reply=EVIL),
+        row(2, "held", address="=1+2@example.com"),
+    ]
+    lines = run("report", "c1", broker=broker).stdout.splitlines()
+    assert len(lines) == 4 and lines[2].split("\t")[3] == "=HYPERLINK('http://x.example') see here"
+    rows = list(csv.DictReader(io.StringIO(run("report", "c1", "--format", "csv", broker=broker).stdout)))
+    assert rows[0]["email"] == "u0@example.com" and rows[0]["first_at"] == "2023-11-14T22:13:20.000Z"
+    assert rows[1]["reply"] == "'" + EVIL and rows[2]["email"] == "'=1+2@example.com"
+    found = [json.loads(line) for line in run("report", "c1", "--json", broker=broker).stdout.splitlines()]
+    assert [f["reply"] for f in found] == ["2.0.0 Ok", EVIL, "2.0.0 Ok"]
+    assert found[2]["address"] == "=1+2@example.com"
+    target = tmp_path / "r.csv"
+    result = run("report", "c1", "--format", "csv", "--only", "failed", "--output", target, broker=broker)
+    assert result.stdout == "" and "2 recipients" in result.stderr
+    assert [r["state"] for r in csv.DictReader(target.open(newline=""))] == ["bounced", "held"]
+    assert run("report", "c1", "--output", tmp_path / "no" / "r", broker=broker).exit_code == 2
+    assert run("report", "c9", broker=broker).exit_code == 2
+
+
+def test_steering(broker: FakeBroker) -> None:
+    for command, name in (("pause", "c1"), ("resume", "c1"), ("drain", "w1"), ("ready", "w1")):
+        assert run(command, name, broker=broker).exit_code == 0
+    assert "7 messages will not be sent" in run("cancel", "c1", broker=broker).stdout
+    result = run("retry-failed", "c1", "--only", "held", "--json", broker=broker)
+    assert json.loads(result.stdout) == {"campaign": "c1", "changed": 7}
+    assert RetryFailed("c1", ["held"]) in broker.seen
+
+    def refuse(message: Message) -> Message | None:
+        return Error(Code.WRONG_STATE, "it has ended") if isinstance(message, Pause) else None
+
+    broker.answer = refuse
+    result = run("pause", "c1", broker=broker)
+    assert result.exit_code == 2 and result.stderr == "Error: it has ended\n"
+
+
+# --- real processes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["servers"], ["watch"], ["pause", "c1"], ["trace", "a@b.example"]]
+)
+def test_no_broker_is_status_3_and_a_sentence(command: list[str]) -> None:
+    process = start(*command, "--timeout", "0.3")
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 3, err
+    assert out == "" and err.startswith("Error: no answer from the broker") and "tcp://127.0.0.1:1" in err
+    assert "Traceback" not in err
+
+
+def test_no_broker_for_a_submission(folder: Path) -> None:
+    process = start("submit", folder / "campaign.toml", "--timeout", "0.3", "--json")
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert json.loads(out)["error"]["code"] == "unavailable" and err == ""
+
+
+def test_a_reader_that_goes_away_is_no_error(broker: FakeBroker) -> None:
+    broker.statuses = [status(state="finished")]
+    broker.report = [row(i, reply="x" * 400) for i in range(5_000)]
+    process = start("report", "c1", broker=broker)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith("email")
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 141
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", ["submit", "watch"])
+def test_ctrl_c_leaves_the_campaign_alone_and_says_how_to_go_on(
+    broker: FakeBroker, folder: Path, command: str
+) -> None:
+    broker.statuses = [status(sent=1)]
+    broker.updates = [WatchUpdate(broker.statuses, [WORKER])]
+    arguments = ["submit", folder / "campaign.toml", "--wait"] if command == "submit" else ["watch", "c1"]
+    process = start(*arguments, broker=broker)
+    deadline = time.monotonic() + 30
+    while not broker.count(Type.WATCH):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "the campaign goes on" in err and "evenpost watch c1" in err and "evenpost cancel c1" in err
+    assert "Traceback" not in err
+    assert not broker.count(Type.CANCEL)

@@ -1,0 +1,284 @@
+"""`evenpost up`: the file, and a supervisor with small programs in place of broker and workers."""
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client.problems import InputError
+from client.up import Patience, Supervisor
+from client.up_config import Cluster, Program, environment_of, load
+
+QUICK = Patience(restart_s=0.01, restart_s_max=0.02, crashes_max=3, drain_s=20, ask_s=0.05, nag_s=100)
+ROOT = Path(__file__).resolve().parents[3]
+
+GOOD = """
+[broker]
+clients = "tcp://*:7001"
+workers = "tcp://127.0.0.1:7002"
+journal = "data.db"
+
+[[server]]
+smtp = "smtp://user@relay.example:587"
+password_file = "relay.password"
+max_connections = 20
+
+[[server]]
+smtp = "smtps://second.example"
+name = "second"
+weight = 200
+pools = ["a", "b c"]
+password_env = "SECOND"
+"""
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        load(tmp_path / "c.toml", {})
+    assert all(p.file == str(tmp_path / "c.toml") for p in caught.value.problems)
+    return [str(p).removeprefix(f"{tmp_path / 'c.toml'}: ") for p in caught.value.problems]
+
+
+def test_a_file_becomes_programs_without_secrets_in_their_arguments(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(GOOD)
+    (tmp_path / "relay.password").write_text("s3cret\n")
+    cluster = load(tmp_path / "c.toml", {"SECOND": "s3cret"})
+    assert cluster.endpoint == "tcp://127.0.0.1:7001"
+    assert cluster.broker.arguments == (
+        "broker", "--clients", "tcp://*:7001", "--workers", "tcp://127.0.0.1:7002",
+        "--journal", str(tmp_path / "data.db"),
+    )  # fmt: skip
+    first, second = cluster.workers
+    assert first.arguments == (
+        "worker", "--broker", "tcp://127.0.0.1:7002", "--smtp", "smtp://user@relay.example:587",
+        "--name", "relay.example", "--max-connections", "20",
+        "--smtp-password-file", str(tmp_path / "relay.password"),
+    )  # fmt: skip
+    assert second.arguments[-8:] == ("--name", "second", "--weight", "200", "--pool", "a", "--pool", "b c")
+    assert "s3cret" not in " ".join([*first.arguments, *second.arguments])
+    base = {"EVENPOST_SMTP_PASSWORD": "other", "EVENPOST_CONFIG": "x", "HOME": "/h"}
+    assert environment_of(second, base)["EVENPOST_SMTP_PASSWORD"] == "s3cret"
+    assert "EVENPOST_SMTP_PASSWORD" not in environment_of(first, base)
+    assert (
+        "EVENPOST_CONFIG" not in environment_of(first, base) and environment_of(first, base)["HOME"] == "/h"
+    )
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """
+        sever = 1
+        [broker]
+        clients = "localhost"
+        journal = "no/where.db"
+        [[server]]
+        smtp = "http://x"
+        max_connections = 0
+        weight = "heavy"
+        [[server]]
+        name = "a"
+        password_file = "none"
+        password_env = "UNSET"
+        [[server]]
+        smtp = "smtp://u:pw@h.example"
+        name = "a"
+        password = "pw"
+        [[server]]
+        smtp = "smtp://h2.example"
+        password_env = "UNSET"
+        """,
+    )
+    expected = [
+        "sever: unknown key. Did you mean 'server'?",
+        "broker.clients: 'localhost' is no endpoint",
+        "broker.journal: there is no folder",
+        "server[1].weight: expected a whole number, got 'heavy'",
+        "server[1].max_connections: 0 is not between",
+        "server[1].smtp: 'http://x' is no server",
+        "server[2].smtp: missing",
+        "server[2].password_file: there is no file",
+        "server[2].password_env: password_file is given too",
+        "server[3].password: a password has no place here",
+        "server[3].smtp: a password has no place in the URL",
+        "server[3].name: 'a' is server[2]'s name already",
+        "server[4].password_env: the variable 'UNSET' is not set",
+    ]
+    for words in expected:
+        assert any(line.startswith(words) for line in found), (words, found)
+    assert len(found) == len(expected), found
+    assert "pw" not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "there is none"), ("[server]\nsmtp='smtp://x'", "two brackets"), ("x = ", "Invalid value"),
+     ("broker = 1\n[[server]]\nsmtp='smtp://x'", "Write [broker]")],
+)  # fmt: skip
+def test_files_that_are_no_cluster(tmp_path: Path, text: str, words: str) -> None:
+    assert any(words in line for line in problems(tmp_path, text))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        load(tmp_path / "none.toml", {})
+
+
+def test_options_of_the_programs_are_known_and_misspelled_ones_found(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        "[broker]\nheartbeat = 0.5\n[[server]]\nsmtp = 'smtp://h.example'\nverify = false\nhelo = 'me.example'\n"
+    )
+    cluster = load(tmp_path / "c.toml", os.environ)
+    assert cluster.broker.arguments[-2:] == ("--heartbeat", "0.5")
+    assert cluster.workers[0].arguments[-3:] == ("--no-verify", "--helo", "me.example")
+    (tmp_path / "c.toml").write_text(
+        "[broker]\nhartbeat = 0.5\n[[server]]\nsmtp = 'smtp://h.example'\nmax_connection = 4\nconfig = 'x'\n"
+    )
+    with pytest.raises(InputError) as caught:
+        load(tmp_path / "c.toml", os.environ)
+    texts = [str(p) for p in caught.value.problems]
+    assert "Did you mean 'heartbeat'?" in texts[0]
+    assert "Did you mean 'max_connections'?" in texts[1] and "config: unknown key" in texts[2]
+
+
+# --- the supervisor -----------------------------------------------------------------------------
+
+RUNS = """
+import signal, sys, time, pathlib
+def end(*_):
+    with open("order", "a") as f: f.write(sys.argv[1] + " ended\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print(sys.argv[1], "runs", flush=True)
+while True: signal.pause()
+"""
+DEAF = """
+import signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(sys.argv[1], "runs", flush=True)
+while True: signal.pause()
+"""
+CRASHES = "import sys; print('boom', flush=True); sys.exit(7)"
+BAD_INPUT = "import sys; print('no such option', flush=True); sys.exit(2)"
+
+
+class Cast:
+    """A cluster of small programs by name; the first is the broker."""
+
+    def __init__(self, folder: Path, patience: Patience = QUICK, **programs: str) -> None:
+        made = [Program(name, (name,)) for name in programs]
+        cluster = Cluster(made[0], tuple(made[1:]), folder, "ipc:///nonexistent/nobody")
+        self.out = io.StringIO()
+        self.folder = folder
+        self.supervisor = Supervisor(
+            cluster,
+            log_folder=folder / "logs",
+            patience=patience,
+            command=lambda p: [sys.executable, "-c", programs[p.name], p.name],
+            out=self.out,
+        )
+
+    async def run(self, *acts: tuple[Callable[[str], bool], Callable[[], None]]) -> int:
+        """Runs; does each act as soon as the output is as it says."""
+        task = asyncio.get_running_loop().create_task(self.supervisor.run())
+        for ready, act in acts:
+            while not (ready(self.out.getvalue()) or task.done()):  # noqa: ASYNC110  # it reads text
+                await asyncio.sleep(0.01)
+            act()
+        return await task
+
+
+def said(*words: str) -> Callable[[str], bool]:
+    return lambda text: all(word in text for word in words)
+
+
+async def test_one_signal_ends_workers_first_and_then_the_broker(tmp_path: Path) -> None:
+    cast = Cast(tmp_path, broker=RUNS, w1=RUNS, w2=RUNS)
+    stop = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    assert await cast.run((said("broker runs", "w1 runs", "w2 runs"), stop)) == 0
+    order = (tmp_path / "order").read_text().split("\n")
+    assert set(order[:2]) == {"w1 ended", "w2 ended"} and order[2] == "broker ended"
+    assert "w1       | w1 runs" in cast.out.getvalue() and cast.out.getvalue().endswith("Stopped.\n")
+    assert (tmp_path / "logs" / "w1.log").read_text() == "w1 runs\n"
+
+
+async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    cast = Cast(tmp_path, broker=DEAF, w1=DEAF)
+    stop = lambda: cast.supervisor.stop(signal.SIGINT)  # noqa: E731
+    started = time.monotonic()
+    assert await cast.run((said("broker runs", "w1 runs"), stop), (said("Again to stop"), stop)) == 130
+    assert time.monotonic() - started < QUICK.drain_s
+
+
+async def test_what_does_not_end_is_killed_in_the_end(tmp_path: Path) -> None:
+    patience = Patience(drain_s=0.2, ask_s=0.05)
+    cast = Cast(tmp_path, patience, broker=RUNS, w1=DEAF, w2=RUNS)
+    assert await cast.run((said("broker runs", "w1 runs", "w2 runs"), cast.supervisor.stop)) == 1
+    assert "killed: w1." in cast.out.getvalue()
+    assert "broker ended" in (tmp_path / "order").read_text()
+
+
+async def test_a_crash_is_restarted_with_pauses_and_in_the_end_given_up(tmp_path: Path) -> None:
+    cast = Cast(tmp_path, broker=RUNS, w1=CRASHES, w2=RUNS)
+    act = (said("w1 ended 3 times in a row", "broker runs", "w2 runs"), cast.supervisor.stop)
+    assert await cast.run(act) == 1
+    text = cast.out.getvalue()
+    assert text.count("| boom") == 3
+    assert "starts again in 0.01 s" in text and "starts again in 0.02 s" in text
+    assert "w2 ended" in (tmp_path / "order").read_text(), "the others went on until the stop"
+
+
+async def test_without_a_broker_or_any_worker_all_of_it_ends(tmp_path: Path) -> None:
+    cast = Cast(tmp_path, broker=CRASHES, w1=RUNS)
+    assert await cast.run() == 1
+    cast = Cast(tmp_path, broker=RUNS, w1=CRASHES)
+    assert await cast.run() == 1
+
+
+async def test_wrong_settings_are_not_tried_again(tmp_path: Path) -> None:
+    cast = Cast(tmp_path, broker=RUNS, w1=BAD_INPUT, w2=RUNS)
+    assert await cast.run() == 2
+    assert cast.out.getvalue().count("| no such option") == 1
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, sys
+from pathlib import Path
+from client.up import Supervisor
+from client.up_config import Cluster, Program
+cluster = Cluster(Program("broker", ("b",)), (Program("w1", ("w",)),), Path({str(tmp_path)!r}), "ipc:///no/one")
+code = "import os, signal; print('pid', os.getpid(), flush=True)\\nwhile True: signal.pause()"
+command = lambda program: [sys.executable, "-c", code]
+asyncio.run(Supervisor(cluster, command=command).run())
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stderr is not None
+    pids = [int(process.stderr.readline().rsplit(" ", 1)[1]) for _ in range(2)]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(_lives(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a child outlived its parent"
+        time.sleep(0.01)
+    process.stderr.close()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,82 @@
+import dataclasses
+
+import pytest
+
+from worker.smtp.config import ConfigError, ServerConfig
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "tls", "username"),
+    [
+        ("smtp://relay.example", 25, "opportunistic", ""),
+        ("smtp://user@relay.example", 587, "required", "user"),
+        ("smtp://user@relay.example:2525", 2525, "required", "user"),
+        ("smtps://user@relay.example", 465, "implicit", "user"),
+        ("smtps://relay.example:4650/", 4650, "implicit", ""),
+        ("smtp://news%40example.com@relay.example", 587, "required", "news@example.com"),
+        ("smtp://127.0.0.1:2525", 2525, "none", ""),
+        ("smtp://localhost", 25, "none", ""),
+        ("smtp://[::1]:2525", 2525, "none", ""),
+        ("smtp://localhost?tls=opportunistic", 25, "opportunistic", ""),
+        ("smtp://relay.example?tls=implicit", 465, "implicit", ""),
+        ("smtp://relay.example?tls=none", 25, "none", ""),
+        ("smtp://me@127.0.0.1?cleartext_auth=yes", 587, "none", "me"),
+    ],
+)
+def test_defaults(url: str, port: int, tls: str, username: str) -> None:
+    config = ServerConfig.from_url(url)
+    assert (config.port, config.tls, config.username) == (port, tls, username)
+
+
+def test_parameters() -> None:
+    config = ServerConfig.from_url(
+        "smtp://u@h?tls=required&verify=no&ca_file=/etc/ca.pem&auth=xoauth2,plain&helo=me.example"
+        "&max_messages=10&max_age=60&idle=5",
+        password="secret",
+    )
+    assert config.auth == ("XOAUTH2", "PLAIN")
+    assert not config.verify
+    assert (config.ca_file, config.helo_name) == ("/etc/ca.pem", "me.example")
+    assert (config.max_messages, config.max_age_s, config.idle_s) == (10, 60.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("relay.example:25", "should look like"),
+        ("http://relay.example", "should look like"),
+        ("smtp://", "should look like"),
+        ("smtp://h:99999", "not a URL"),
+        ("smtp://h:x", "not a URL"),
+        ("smtp://u:secret@h", "in a file or in the environment"),
+        ("smtp://h/path", "nothing may follow"),
+        ("smtp://h?tls=maybe", "tls=maybe"),
+        ("smtps://h?tls=required", "for STARTTLS use smtp://"),
+        ("smtp://h?verify=perhaps", "yes or no"),
+        ("smtp://h?frob=1", "'frob' is not a parameter"),
+        ("smtp://h?tls=none&tls=required", "twice"),
+        ("smtp://u@h?tls=none", "readable"),
+        ("smtp://u@h?cleartext_auth=yes", "loopback"),
+        ("smtp://u@h?auth=cram-md5", "CRAM-MD5"),
+        ("smtp://h?max_messages=0", "above 0"),
+        ("smtp://h?max_messages=inf", "a number"),
+        ("smtp://h?idle=nan", "a number"),
+        ("smtp://a b", "not a host name"),
+        ("smtp://h?helo=a%0d%0ab", "helo"),
+    ],
+)
+def test_what_is_wrong_is_said_and_the_password_is_not(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        ServerConfig.from_url(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_password_is_not_in_the_repr() -> None:
+    config = ServerConfig.from_url("smtp://u@h", password="hunter2")
+    assert "hunter2" not in repr(config)
+    assert dataclasses.replace(config, port=26).password == "hunter2"
+
+
+def test_a_password_needs_a_user() -> None:
+    with pytest.raises(ConfigError, match="no user"):
+        ServerConfig("h", password="x")

@@ -1,0 +1,268 @@
+"""`evenpost-worker`: what it can be told, and what is wrong with what it was told."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import click
+
+from evenpost.runtime.settings import config_option, log_options, option, read_secret, run, version_option
+from worker.settings import DRAIN_TIMEOUT_S, WEIGHT, Settings, default_name, default_outcome_log
+from worker.smtp.config import ConfigError, ServerConfig, Timeouts
+
+if TYPE_CHECKING:
+    from worker.outcome_log import OutcomeLog
+
+PASSWORD_VARIABLE = "EVENPOST_SMTP_PASSWORD"  # noqa: S105  # the name of the variable, not a password
+CREDENTIAL = "smtp-password"
+_RFC = Timeouts()
+
+EPILOG = """\b
+Examples
+  A relay that wants a login; the password is the first line of a file:
+    evenpost-worker --broker tcp://broker.example:5551 \\
+        --smtp smtp://mailer@relay.example:587 --smtp-password-file relay.secret
+  Mail servers of your own, without a login, at most 50 connections:
+    evenpost-worker --broker tcp://127.0.0.1:5551 --smtp smtp://mx1.example:25 --max-connections 50
+  TLS from the start (port 465), for campaigns of the pool "transactional" only:
+    evenpost-worker --smtp smtps://mailer@relay.example --pool transactional
+
+\b
+Stopping
+  SIGTERM or Ctrl-C drains: what is on the wire is finished, the rest goes back to the broker.
+  A second one stops at once; messages whose answer was still out are reported as unknown.
+
+\b
+Exit status
+  0   drained or nothing left to do        74  the outcome log can't be written
+  1   stopped with messages on the wire    76  the broker speaks another version
+  2   bad input                            78  another worker took over this --name
+  70  a bug in Evenpost                        (starting this one again would take it back)
+"""
+
+
+# fmt: off
+@click.command(epilog=EPILOG, context_settings={"max_content_width": 110, "show_default": True})
+@option(
+    "--broker", default="tcp://127.0.0.1:5551", metavar="ENDPOINT",
+    help="Where the broker listens for workers.",
+)
+@option(
+    "--smtp", required=True, metavar="URL",
+    help="The SMTP server: smtp://[USER@]HOST[:PORT], or smtps:// for TLS from the start. The port is 25, "
+    "with a user 587, for smtps 465. A password never goes here.",
+)
+@option(
+    "--name", metavar="NAME",
+    help="This worker's name, unique in the cluster and the same after a restart.  [default: this host's "
+    "name, server and port]",
+)
+@option(
+    "--max-connections", type=click.IntRange(1, 10_000), default=20,
+    help="Connections to the server at once.",
+)
+@option(
+    "--weight", type=click.IntRange(1, 1_000), default=WEIGHT,
+    help="Share of the load: a server of weight 200 gets twice the connections of one of 100.",
+)
+@option(
+    "--pool", "pools", multiple=True, metavar="TAG", envvar="EVENPOST_POOL",
+    help="Takes campaigns for this pool too; can be given several times.",
+)
+@option(
+    "--smtp-password-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="The password: the first line of this file.  [otherwise: the variable EVENPOST_SMTP_PASSWORD, or "
+    "systemd's credential smtp-password]",
+)
+@option(
+    "--tls", type=click.Choice(["required", "opportunistic", "none", "implicit"]),
+    help="required: STARTTLS or nothing. opportunistic: STARTTLS where it is offered.  [default: required "
+    "with a user, none on loopback without one, else opportunistic]",
+)
+@option("--ca-file", metavar="FILE", help="Trust these authorities (PEM) instead of the system's.")
+@option("--verify/--no-verify", default=True, help="Check the server's certificate.")
+@option(
+    "--auth", metavar="LIST",
+    help="Ways to log in, the best first: plain,login,xoauth2.  [default: plain,login]",
+)
+@option(
+    "--cleartext-auth", is_flag=True,
+    help="Log in without TLS: to a server on this machine only.",
+)
+@option("--helo", metavar="NAME", help="The name to say in EHLO.  [default: this host's, if it has a domain]")
+@option(
+    "--messages-per-connection", type=click.IntRange(min=1), default=1_000,
+    help="Messages after which a connection is closed.",
+)
+@option(
+    "--connection-age", type=click.FloatRange(min=1), default=300.0, metavar="SECONDS",
+    help="Age at which a connection is closed.",
+)
+@option(
+    "--connection-idle", type=click.FloatRange(min=0.1), default=30.0, metavar="SECONDS",
+    help="How long an unused connection is kept.",
+)
+@option(
+    "--connect-timeout", type=click.FloatRange(min=0.1), default=_RFC.connect, metavar="SECONDS",
+    help="For the TCP connection.",
+)
+@option(
+    "--command-timeout", type=click.FloatRange(min=0.1), default=_RFC.command, metavar="SECONDS",
+    help="For the greeting and the answer to each command. RFC 5321 says 5 minutes.",
+)
+@option(
+    "--data-timeout", type=click.FloatRange(min=0.1), default=_RFC.final_dot, metavar="SECONDS",
+    help="For the answer to the end of a message. RFC 5321 says 10 minutes: who hangs up sooner sends twice.",
+)
+@option(
+    "--outcome-log", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Keeps what was sent until the broker has stored it. Keep it on a local disk; it belongs to --name. "
+    " [default: evenpost-worker-NAME.outcomes]",
+)
+@option(
+    "--outcome-log-sync", is_flag=True,
+    help="Flush the outcome log to the disk before each write to a server. Without it a crash of the worker "
+    "loses nothing, but a power cut may forget what was sent in the last seconds: those messages then count "
+    "as unknown. Costs a disk flush a round trip.",
+)
+@option(
+    "--drain-timeout", type=click.FloatRange(min=0), default=DRAIN_TIMEOUT_S, metavar="SECONDS",
+    help="How long SIGTERM waits for messages on the wire and for the broker.",
+)
+@log_options
+@config_option("worker")
+@version_option()
+def cli(
+    broker: str, outcome_log: Path | None, outcome_log_sync: bool, drain_timeout: float, name: str | None,
+    weight: int, pools: tuple[str, ...], log_level: str, log_format: Any, log_addresses: bool,
+    config: Path | None, **smtp: Any,
+) -> int:
+    """Send the broker's messages through one SMTP server.
+
+    Run one worker for each server (or several, to use more than one core). The broker gives each message to
+    the worker that is least busy.
+    """
+    # fmt: on
+    from evenpost.runtime import logs
+
+    logs.configure("worker", level=log_level, format=log_format, addresses=log_addresses)
+    server = server_config(**smtp)
+    name = name or default_name(server)
+    settings = Settings(
+        broker=_endpoint(broker),
+        server=server,
+        name=_name(name, "--name"),
+        outcome_log=outcome_log or default_outcome_log(name),
+        weight=weight,
+        pools=tuple(_name(pool, "--pool") for pool in pools),
+        outcome_log_sync=outcome_log_sync,
+        drain_timeout_s=drain_timeout,
+        log_sent=log_level == "debug",
+    )
+    return start(settings)
+
+
+def server_config(
+    *, smtp: str, max_connections: int, smtp_password_file: Path | None, tls: str | None, ca_file: str | None,
+    verify: bool, auth: str | None, cleartext_auth: bool, helo: str | None, messages_per_connection: int,
+    connection_age: float, connection_idle: float, connect_timeout: float, command_timeout: float,
+    data_timeout: float,
+) -> ServerConfig:  # fmt: skip
+    """The server as the options describe it. Raises click.BadParameter."""
+    # What is true of the URL's parameters (which follow from which, what excludes what) is known there.
+    given = {
+        "tls": tls, "ca_file": ca_file, "auth": auth, "helo": helo,
+        "verify": None if verify else "no", "cleartext_auth": "yes" if cleartext_auth else None,
+    }  # fmt: skip
+    query = urlencode({key: value for key, value in given.items() if value is not None})
+    timeouts = Timeouts(
+        connect=connect_timeout, greeting=command_timeout, command=command_timeout, mail=command_timeout,
+        rcpt=command_timeout, data=min(command_timeout, _RFC.data), final_dot=data_timeout,
+    )  # fmt: skip
+    try:
+        described = ServerConfig.from_url(
+            smtp + (("&" if "?" in smtp else "?") + query if query else ""), timeouts=timeouts
+        )
+        server = replace(
+            described,
+            password=_password(smtp_password_file, described.username),
+            max_connections=max_connections,
+            max_messages=messages_per_connection,
+            max_age_s=connection_age,
+            idle_s=connection_idle,
+        )
+    except ConfigError as error:
+        raise click.BadParameter(f"{error}.", param_hint="'--smtp'") from None
+    if server.username and not server.password:
+        raise click.UsageError(
+            f"{server.host} wants a password for {server.username}: give it with --smtp-password-file FILE, "
+            f"in the variable {PASSWORD_VARIABLE}, or as systemd's credential {CREDENTIAL}."
+        )
+    return server
+
+
+def _password(path: Path | None, username: str) -> str:
+    if path is not None:
+        return read_secret(path)
+    if not username:
+        return ""  # the variable may be meant for another worker on this machine
+    if password := os.environ.get(PASSWORD_VARIABLE):
+        return password
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder and (credential := Path(folder, CREDENTIAL)).exists():
+        return read_secret(credential)
+    return ""
+
+
+def _endpoint(broker: str) -> str:
+    from evenpost.runtime.sockets import EndpointError, check_endpoint
+
+    try:
+        return check_endpoint(broker)
+    except EndpointError as error:
+        raise click.BadParameter(f"{error}", param_hint="'--broker'") from None
+
+
+def _name(name: str, hint: str) -> str:
+    from evenpost.wire.limits import NAME_CHARS_MAX
+
+    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise click.BadParameter(f"it has 1 to {NAME_CHARS_MAX} printable characters", param_hint=f"'{hint}'")
+    return name
+
+
+def open_log(settings: Settings) -> "OutcomeLog":
+    """Raises click.ClickException with the reason."""
+    from evenpost.runtime import clock
+    from worker.outcome_log import OutcomeLog, OutcomeLogError
+
+    try:
+        return OutcomeLog.open(
+            settings.outcome_log, now_ms=clock.now().wall, sync=settings.outcome_log_sync
+        )
+    except OutcomeLogError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def start(settings: Settings) -> int:
+    """Runs the worker to its end. The status to exit with."""
+    import asyncio
+
+    from worker.service import serve
+
+    log = open_log(settings)
+    try:
+        import uvloop
+    except ImportError:  # PyPy: asyncio's own loop does the same, only slower
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    else:
+        new_loop = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(serve(settings, log))
+
+
+def main() -> None:
+    run(cli, "evenpost-worker")

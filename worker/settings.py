@@ -1,0 +1,41 @@
+"""What one worker is told when it starts."""
+
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.smtp.config import ServerConfig
+
+DRAIN_TIMEOUT_S = 30.0
+WEIGHT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    broker: str
+    server: ServerConfig
+    name: str
+    outcome_log: Path
+    weight: int = WEIGHT
+    pools: tuple[str, ...] = ()
+    outcome_log_sync: bool = False
+    drain_timeout_s: float = DRAIN_TIMEOUT_S
+    log_sent: bool = False
+    """An event for each message sent: the log level is debug."""
+
+    @property
+    def server_label(self) -> str:
+        """host:port and account of the SMTP server, as the broker and the log name it."""
+        server = self.server
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        return f"{server.username}@{host}:{server.port}" if server.username else f"{host}:{server.port}"
+
+
+def default_name(server: ServerConfig) -> str:
+    """This machine and the server it sends through."""
+    return f"{socket.gethostname()}-{server.host}-{server.port}"[:200]
+
+
+def default_outcome_log(name: str) -> Path:
+    return Path(f"evenpost-worker-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.outcomes")

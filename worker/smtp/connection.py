@@ -1,0 +1,386 @@
+"""The shell around the protocol core: one connection, asyncio's callbacks, no decisions.
+
+The hot path has no task and no future: bytes arrive, the core says what they mean, results go to the
+batch, the next content is asked for, and one write takes it and the next envelope out.
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol, assert_never, cast
+
+from worker.smtp.config import ConfigError, ServerConfig
+from worker.smtp.content import WireContent
+from worker.smtp.dial import dial
+from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, Ready, StartTls
+from worker.smtp.outcome import Cause, Result
+from worker.smtp.protocol import SmtpClient
+
+TICK_S = 1.0
+"""How often time-outs are looked at: they are minutes long, and a timer a message would cost."""
+
+
+class Batch(Protocol):
+    """The messages of one run, as their owner gives them. Every method is called synchronously and
+    must return at once. For one arrival of bytes the order is: results, content, before_write, one
+    write.
+    """
+
+    def next(self) -> Envelope | None:
+        """The next message, up to one ahead of the one being sent. None: no more, ever."""
+
+    def content(self, envelope: Envelope) -> WireContent | None:
+        """The content, just before it is written. None: not to be sent any more (the lease ended).
+        Asked again for the same message when a connection broke before it was gone."""
+
+    def before_write(self) -> None:
+        """The content last asked for is written when this returns: note that first."""
+
+    def result(self, envelope: Envelope, result: Result) -> None:
+        """What became of a message."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection to one server. `open` it, `send_batch` any number of times, `close` it."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        tls: ssl.SSLContext | None = None,
+        *,
+        on_gone: Callable[["Connection"], None] | None = None,
+    ) -> None:
+        """`tls` is `tls_context(config)`, which takes a while: make it once a server.
+
+        `on_gone` is called when the connection has ended, however that came.
+        """
+        self._config = config
+        self._tls = tls or tls_context(config)
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._client = SmtpClient(config)
+        self._transport: asyncio.Transport | None = None
+        self._batch: Batch | None = None
+        self._batch_exhausted = False
+        self._waiter: asyncio.Future[None] | None = None  # who awaits open or send_batch
+        self._tls_wanted = False
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._progress_seen = 0
+        self._progress_at = self._loop.time()
+        self.closed: Closed | None = None
+        """How the session ended, once it has."""
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self.messages = 0
+        """Messages begun on it."""
+        self.times: dict[str, float] = {}
+        """The loop's time of each stage: dialling, connected, tls, ready, closed, gone."""
+
+    # -- what the owner does ------------------------------------------------------------------
+
+    async def open(self) -> Result | None:
+        """Connects and goes as far as a session that takes messages. A result is why it can't."""
+        try:
+            await self._open()
+        except asyncio.CancelledError:
+            self._fail(Cause.CANCELLED, "cancelled")
+            self._set_gone()
+            raise
+        finally:
+            if self._transport is None:
+                self._set_gone()
+        return self.closed.reason if self.closed is not None else None
+
+    async def send_batch(self, batch: Batch) -> Closed | None:
+        """Sends until the batch has no more or the connection is worn; None: it is still good.
+
+        Closed: it ended, and its `unsent` messages have got no result; all others have theirs.
+        """
+        if self.closed is not None:
+            return Closed(self.closed.reason, ())
+        self._batch = batch
+        self._batch_exhausted = False
+        self._waiter = self._loop.create_future()
+        try:
+            self._pump(None)
+            await self._waiter
+        except BaseException:  # cancelled, or the batch raised
+            self._fail(Cause.CANCELLED, "cancelled")
+            raise
+        finally:
+            self._batch = self._waiter = None
+        return self.closed
+
+    @property
+    def is_worn(self) -> bool:
+        """It has carried enough messages, or is too old, to begin another one."""
+        config = self._config
+        if self.messages >= config.max_messages:
+            return True
+        return self._progress_at - self.times.get("connected", self._progress_at) >= config.max_age_s
+
+    def quit(self) -> None:
+        """Says QUIT; `gone` is done when the server has answered, or didn't in time."""
+        if self._client.is_idle:
+            self._client.quit()
+            self._write()
+        else:
+            self.abort("closed")
+
+    def abort(self, text: str) -> None:
+        """Ends it now. Messages whose last byte is out become `unknown`."""
+        self._fail(Cause.CANCELLED, text)
+
+    # -- opening ------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        config, timeouts = self._config, self._config.timeouts
+        where = f"{config.host}:{config.port}"
+        self.times["dialling"] = self._loop.time()
+        implicit = config.tls == "implicit"
+        try:
+            async with asyncio.timeout(timeouts.connect):
+                sock = await dial(config.host, config.port)
+        except TimeoutError:
+            self._fail(Cause.TIMEOUT, f"no connection to {where} within {timeouts.connect:g} s")
+            return
+        except OSError as error:
+            self._fail(Cause.REFUSED, f"no connection to {where}: {_reason(error)}")
+            return
+        if self.closed is not None:  # aborted meanwhile
+            sock.close()
+            return
+        self._waiter = self._loop.create_future()
+        try:
+            await self._loop.create_connection(
+                lambda: self,
+                sock=sock,
+                ssl=self._tls if implicit else None,
+                server_hostname=config.host if implicit else None,
+                ssl_handshake_timeout=timeouts.tls if implicit else None,
+                ssl_shutdown_timeout=timeouts.quit if implicit else None,
+            )
+            await self._waiter
+            if self._tls_wanted and self.closed is None:
+                await self._start_tls()
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+            self._fail(Cause.TLS, _tls_advice(error, config))
+            self._set_gone()  # asyncio tells nobody of a connection lost in a TLS handshake
+        finally:
+            self._waiter = None
+
+    async def _start_tls(self) -> None:
+        assert self._transport is not None
+        assert self._tls is not None
+        timeouts = self._config.timeouts
+        self._waiter = self._loop.create_future()
+        transport = await self._loop.start_tls(
+            self._transport,
+            self,
+            self._tls,
+            server_hostname=self._config.host,
+            ssl_handshake_timeout=timeouts.tls,
+            ssl_shutdown_timeout=timeouts.quit,
+        )
+        if transport is None:
+            raise ConnectionResetError("the server closed the connection")
+        if self.closed is not None:
+            transport.abort()
+            return
+        self._transport = transport
+        self.times["tls"] = self._loop.time()
+        self._client.tls_established()
+        self._write()
+        await self._waiter
+
+    # -- asyncio's callbacks ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's isn't a subclass
+        if self.closed is not None:
+            transport.abort()
+            return
+        self.times["connected"] = self._progress_at = self._loop.time()
+        if self._config.tls == "implicit":
+            self.times["tls"] = self.times["connected"]
+        helo_name = self._config.helo_name or _own_name(transport)
+        self._client.start(helo_name, tls_active=self._config.tls == "implicit")
+        self._tick()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._interpret(self._client.receive_data(data))
+        except Exception as error:  # noqa: BLE001  # the batch's own: for whoever awaits send_batch
+            self._break(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        try:
+            self._interpret(
+                self._client.receive_eof()
+                if exc is None
+                else self._client.connection_failed(Cause.LOST, f"connection lost: {exc}")
+            )
+        except Exception as error:  # noqa: BLE001  # as above
+            self._break(error)
+        self._set_gone()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._write()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _interpret(self, events: list[Event]) -> None:
+        wanted: Envelope | None = None
+        for event in events:
+            match event:
+                case Completed():
+                    if self._batch is not None:
+                        self._batch.result(event.envelope, event.result)
+                case ContentWanted():
+                    wanted = event.envelope
+                case Closed():
+                    self._end(event)
+                    return
+                case Ready():
+                    self.times["ready"] = self._loop.time()
+                    self._wake()
+                case StartTls():
+                    self._tls_wanted = True
+                    self._wake()
+                case _:
+                    assert_never(event)
+        self._pump(wanted)
+
+    def _pump(self, wanted: Envelope | None) -> None:
+        """Asks the batch for whatever the core can take, and writes it at once."""
+        client, batch = self._client, self._batch
+        if batch is not None:
+            if wanted is not None:
+                content = batch.content(wanted)
+                if content is None:
+                    self._interpret(client.give_up_content())
+                    return
+                client.send_content(content)
+            while client.ready_for_envelope and not self._batch_exhausted and not self.is_worn:
+                envelope = batch.next()
+                if envelope is None:
+                    self._batch_exhausted = True
+                elif (refusal := client.send_envelope(envelope)) is not None:
+                    batch.result(envelope, refusal)
+                else:
+                    self.messages += 1
+            if client.is_idle and self._waiter is not None:
+                self._wake()
+                return
+            if wanted is not None:
+                batch.before_write()
+        self._write()
+
+    def _write(self) -> None:
+        client, transport = self._client, self._transport
+        while client.has_data_to_send and not self._paused and transport is not None:
+            transport.write(client.data_to_send())
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        client = self._client
+        timeout = client.timeout
+        if client.progress != self._progress_seen or timeout is None:
+            self._progress_seen = client.progress
+            self._progress_at = now
+        elif now - self._progress_at >= timeout:
+            self._fail(Cause.TIMEOUT, f"nothing came for {timeout:g} s")
+            return
+        delay = TICK_S if timeout is None else min(TICK_S, timeout / 4)
+        self._timer = self._loop.call_later(delay, self._tick)
+
+    def _fail(self, cause: Cause, text: str) -> None:
+        events = self._client.connection_failed(cause, text)
+        if self._transport is not None:
+            self._transport.abort()
+        try:
+            self._interpret(events)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._break(error)
+
+    def _end(self, closed: Closed) -> None:
+        """The core says that it is over: a last write, and hang up."""
+        self.closed = closed
+        self.times["closed"] = self._loop.time()
+        self._cancel_timer()
+        if self._transport is not None and not self._transport.is_closing():
+            self._write()
+            self._transport.close()
+            # close() waits until a peer that may not read has taken what was written.
+            self._timer = self._loop.call_later(self._config.timeouts.quit, self._transport.abort)
+        self._wake()
+
+    def _break(self, error: Exception) -> None:
+        """The batch raised: who awaits it gets the error."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+        self._batch = None
+        self._fail(Cause.CANCELLED, f"the batch failed: {error!r}")
+
+    def _set_gone(self) -> None:
+        self._cancel_timer()
+        if not self.gone.done():
+            self.times["gone"] = self._loop.time()
+            self.gone.set_result(None)
+            if self._on_gone is not None:
+                self._on_gone(self)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def tls_context(config: ServerConfig) -> ssl.SSLContext | None:
+    """What this server's TLS needs; None where there is no TLS."""
+    if config.tls == "none":
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"can't read certificates from ca_file {config.ca_file}: {error}") from None
+    if not config.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _own_name(transport: asyncio.Transport) -> str:
+    """RFC 5321 4.1.3: a host without a domain gives its address."""
+    name = socket.gethostname()
+    if "." in name and name.isascii():
+        return name
+    address = transport.get_extra_info("sockname")[0]
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
+
+
+def _tls_advice(error: Exception, config: ServerConfig) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of {config.host} isn't good: {error.verify_message}. If it is your own "
+            "server's, name its authority with ca_file="
+        )
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return f"{config.host}:{config.port} doesn't speak TLS: smtps:// is for ports with TLS from the start"
+    return f"no TLS with {config.host}:{config.port}: {str(error) or type(error).__name__}"

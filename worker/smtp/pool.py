@@ -1,0 +1,239 @@
+"""Up to `limit` connections to one server, kept while they are good, and batches run over them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from worker.smtp.config import ServerConfig
+from worker.smtp.connection import Batch, Connection, tls_context
+from worker.smtp.events import Envelope
+from worker.smtp.outcome import Cause, Result, Stage, failure
+
+RECONNECTS_MAX = 2
+"""New connections in a row that may end before they finish a message, in one batch."""
+SWEEP_S = 1.0
+"""How often idle connections are looked at."""
+
+OnEvent = Callable[[str, dict[str, object]], None]
+
+
+class Pool:
+    """Runs batches, each over one connection at a time. A batch in flight is a connection in use."""
+
+    def __init__(self, config: ServerConfig, *, on_event: OnEvent | None = None) -> None:
+        """`on_event(name, fields)` hears of each connection: smtp_connection_opened, ..._closed."""
+        self.config = config
+        self._limit = config.max_connections
+        self._tls = tls_context(config)
+        self._on_event = on_event or (lambda name, fields: None)
+        self._idle: list[tuple[Connection, float]] = []  # and since when; the last one is used first
+        self._connections: set[Connection] = set()  # open or opening
+        self._busy = 0
+        self._queue: deque[asyncio.Future[None]] = deque()  # runs that wait for a slot
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._is_closing = False
+
+    @property
+    def limit(self) -> int:
+        """Connections at most. It may change at any time: above it, idle ones are closed at once and
+        busy ones with their batch."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        excess = max(0, self.open - limit)
+        for connection, _ in self._idle[:excess]:
+            connection.quit()
+        del self._idle[:excess]
+        self._hand_out_slots()
+
+    @property
+    def open(self) -> int:
+        """Connections that exist, or are being made."""
+        return len(self._connections)
+
+    @property
+    def busy(self) -> int:
+        """Batches that have a slot."""
+        return self._busy
+
+    async def run(self, batch: Batch) -> None:
+        """Sends a batch, waiting for a free slot first. Every message that `next` gave has its result
+        when this returns, or is cancelled. When the server can't be used, the rest of the batch is
+        taken from `next` too, and is `not_sent`."""
+        progress = _Progress(batch)
+        try:
+            await self._take_slot()
+            try:
+                reason = await self._send(progress)
+            finally:
+                self._release_slot()
+        except asyncio.CancelledError:
+            progress.give_back(failure(Cause.CANCELLED, Stage.CONNECT, "cancelled"))
+            raise
+        if reason is not None:
+            progress.give_back(reason)
+
+    async def close(self) -> None:
+        """Lets batches end, says QUIT on every connection, returns when all are gone."""
+        self._is_closing = True
+        self._hand_out_slots()
+        for connection, _ in self._idle:
+            connection.quit()
+        self._idle.clear()
+        while self._connections:
+            await asyncio.wait([connection.gone for connection in self._connections])
+
+    def abort(self) -> None:
+        """Ends every connection now: messages whose last byte is out become `unknown`."""
+        self._is_closing = True
+        self._hand_out_slots()
+        for connection in list(self._connections):
+            connection.abort("the worker stops")
+
+    # -- running a batch ----------------------------------------------------------------------
+
+    async def _send(self, progress: "_Progress") -> Result | None:
+        """None when the batch is done, else why it can't be."""
+        stalled = 0
+        while progress.has_more():
+            if self._is_closing:
+                return failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
+            connection = self._take_idle()
+            is_reused = connection is not None
+            if connection is None:
+                connection, refusal = await self._open()
+                if refusal is not None:
+                    return refusal
+            results_before = progress.results
+            try:
+                closed = await connection.send_batch(progress)
+            except asyncio.CancelledError:
+                if connection.closed is not None:
+                    progress.put_back(connection.closed.unsent)
+                raise
+            if closed is None:
+                await self._keep(connection)
+                continue
+            progress.put_back(closed.unsent)
+            if progress.results > results_before:
+                stalled = 0
+            elif not is_reused:  # the server may have closed an idle connection at any time
+                stalled += 1
+            if stalled > RECONNECTS_MAX:
+                return closed.reason
+        return None
+
+    async def _open(self) -> tuple[Connection, Result | None]:
+        connection = Connection(self.config, self._tls, on_gone=self._forget)
+        self._connections.add(connection)
+        refusal = await connection.open()
+        if refusal is None:
+            times = connection.times
+            seconds = times["ready"] - times["dialling"]
+            self._on_event("smtp_connection_opened", {"seconds": seconds, "tls": "tls" in times})
+        return connection, refusal
+
+    async def _keep(self, connection: Connection) -> None:
+        if connection.is_worn or self._is_closing or self.open > self.limit:
+            connection.quit()
+            # The server counts it until it is gone: a new one might be one too many.
+            await asyncio.wait([connection.gone])
+            return
+        loop = asyncio.get_running_loop()
+        self._idle.append((connection, loop.time()))
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._sweep_delay, self._sweep)
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if not connection.is_worn:
+                return connection
+            connection.quit()
+        return None
+
+    # -- slots --------------------------------------------------------------------------------
+
+    async def _take_slot(self) -> None:
+        if self._busy < self._limit or self._is_closing:
+            self._busy += 1
+            return
+        waiting = asyncio.get_running_loop().create_future()
+        self._queue.append(waiting)
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if not waiting.cancelled():  # it had got the slot already
+                self._release_slot()
+            raise
+
+    def _release_slot(self) -> None:
+        self._busy -= 1
+        self._hand_out_slots()
+
+    def _hand_out_slots(self) -> None:
+        """In the order of asking; when closing to everybody, to be told so."""
+        while self._queue and (self._busy < self._limit or self._is_closing):
+            waiting = self._queue.popleft()
+            if not waiting.done():
+                self._busy += 1
+                waiting.set_result(None)
+
+    # -- connections --------------------------------------------------------------------------
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
+        reason = connection.closed.reason if connection.closed is not None else None
+        self._on_event("smtp_connection_closed", {"messages": connection.messages, "reason": reason})
+
+    @property
+    def _sweep_delay(self) -> float:
+        return min(SWEEP_S, self.config.idle_s / 4)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        kept = []
+        for connection, since in self._idle:
+            if now - since >= self.config.idle_s or connection.is_worn:
+                connection.quit()
+            else:
+                kept.append((connection, since))
+        self._idle = kept
+        self._sweeper = loop.call_later(self._sweep_delay, self._sweep) if kept else None
+
+
+class _Progress:
+    """A batch that may go on over another connection: what came back is given out first."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._again: deque[Envelope] = deque()
+        self.results = 0
+        self.content = batch.content
+        self.before_write = batch.before_write
+
+    def next(self) -> Envelope | None:
+        return self._again.popleft() if self._again else self._batch.next()
+
+    def result(self, envelope: Envelope, result: Result) -> None:
+        self.results += 1
+        self._batch.result(envelope, result)
+
+    def has_more(self) -> bool:
+        envelope = self.next()
+        if envelope is None:
+            return False
+        self._again.appendleft(envelope)
+        return True
+
+    def put_back(self, envelopes: tuple[Envelope, ...]) -> None:
+        self._again.extendleft(reversed(envelopes))
+
+    def give_back(self, reason: Result) -> None:
+        """The rest gets the reason for which nothing can be sent."""
+        while (envelope := self.next()) is not None:
+            self.result(envelope, reason)

@@ -1,0 +1,78 @@
+"""The campaigns' templates that the broker has sent, compiled when the first message needs them."""
+
+from collections import OrderedDict
+
+from evenpost.compose import Composer, TemplateError, compile_template
+from evenpost.wire import limits
+from evenpost.wire.messages import CampaignTemplate
+
+TEMPLATES_KEPT_MAX = 2 * limits.TEMPLATES_SENT_MAX
+TEMPLATES_KEPT_BYTES_MAX = 2 * limits.TEMPLATES_SENT_BYTES_MAX
+"""Twice what the broker counts on, so that the two never disagree about which is the least recently used."""
+
+
+class CampaignComposer:
+    """One campaign's template, and what it has been compiled to."""
+
+    __slots__ = ("_composer", "_error", "message", "size_bytes", "usual_bytes")
+
+    def __init__(self, message: CampaignTemplate, size_bytes: int) -> None:
+        self.message = message
+        self.size_bytes = size_bytes
+        self.usual_bytes = 0
+        """The size of the message that was composed last."""
+        self._composer: Composer | None = None
+        self._error: TemplateError | None = None
+
+    @property
+    def composer(self) -> Composer:
+        """Raises TemplateError."""
+        if self._composer is None:
+            if self._error is not None:
+                raise self._error
+            message = self.message
+            try:
+                self._composer = compile_template(
+                    message.template, campaign_id=message.campaign_id, created_at_ms=message.created_at
+                )
+            except TemplateError as error:
+                self._error = error
+                raise
+        return self._composer
+
+
+class Templates:
+    """The most recently used ones, by campaign."""
+
+    def __init__(self, kept_max: int = TEMPLATES_KEPT_MAX, bytes_max: int = TEMPLATES_KEPT_BYTES_MAX) -> None:
+        self._kept_max = kept_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._by_campaign: OrderedDict[int, CampaignComposer] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_campaign)
+
+    def put(self, message: CampaignTemplate, size_bytes: int) -> None:
+        known = self._by_campaign.get(message.campaign)
+        if known is not None and known.message == message:
+            self._by_campaign.move_to_end(message.campaign)
+            return
+        if known is not None:
+            self._drop(message.campaign)
+        self._by_campaign[message.campaign] = CampaignComposer(message, size_bytes)
+        self._bytes += size_bytes
+        while len(self._by_campaign) > 1 and (
+            len(self._by_campaign) > self._kept_max or self._bytes > self._bytes_max
+        ):
+            self._drop(next(iter(self._by_campaign)))
+
+    def use(self, campaign: int) -> CampaignComposer | None:
+        """A campaign's template, which counts as used now."""
+        found = self._by_campaign.get(campaign)
+        if found is not None:
+            self._by_campaign.move_to_end(campaign)
+        return found
+
+    def _drop(self, campaign: int) -> None:
+        self._bytes -= self._by_campaign.pop(campaign).size_bytes

@@ -1,0 +1,172 @@
+"""What the session is told beside the broker's messages (events) and what it wants done (commands)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from evenpost.wire.messages import BatchItem, HeldBatch, Message, Type
+from worker.reporting import Report
+
+EXIT_UNFINISHED = 1
+"""Messages were still on the wire when the time to drain was over, or a second signal came."""
+EXIT_LOG = 74
+"""EX_IOERR of sysexits.h: the outcome log can't be written."""
+EXIT_PROTOCOL = 76
+"""EX_PROTOCOL: the broker speaks another version."""
+EXIT_CONFLICT = 78
+"""EX_CONFIG: another worker with this name has taken over. Starting again would take it back: don't."""
+
+
+class Held:
+    """A batch that is here. Its messages are taken one by one, in order."""
+
+    __slots__ = ("campaign", "items", "number", "on_wire", "revoked", "running", "taken")
+
+    def __init__(self, number: int, campaign: int, items: Sequence[BatchItem]) -> None:
+        self.number = number
+        self.campaign = campaign
+        self.items = items
+        self.taken = 0
+        self.on_wire: dict[int, BatchItem] = {}
+        """Messages that were taken and have no outcome, by index."""
+        self.running = False
+        self.revoked = False
+
+    def take(self) -> BatchItem | None:
+        """The next message, which the caller is to send; None where none is left."""
+        if self.taken == len(self.items):
+            return None
+        item = self.items[self.taken]
+        self.taken += 1
+        self.on_wire[item.index] = item
+        return item
+
+    def take_rest(self) -> Sequence[BatchItem]:
+        """All that weren't taken, which the caller is not to send."""
+        rest = self.items[self.taken :]
+        self.taken = len(self.items)
+        return rest
+
+    def open_indices(self) -> list[int]:
+        """Messages without an outcome."""
+        return [*self.on_wire, *(item.index for item in self.items[self.taken :])]
+
+
+# --- events -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message of the broker's, and its request number."""
+
+    message: Message
+    request: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """A message couldn't be sent: there is no connection."""
+
+    type: Type
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`wake_at` has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """The log holds all outcomes that there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnded:
+    """Each message of a started batch has its outcome."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """Finish what is on the wire, hand back the rest, say goodbye."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogFailed:
+    """The outcome log can't be written: nothing new may be begun."""
+
+    reason: str
+
+
+Event: TypeAlias = Received | Unsent | Tick | Flushed | BatchEnded | DrainAsked | LogFailed
+
+
+# --- commands ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendHello:
+    request: int
+    holding: list[HeldBatch]
+    outcomes_to_come: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendHeartbeat:
+    number: int
+    last_batch: int
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendOutcomes:
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class SendGoodbye:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartBatch:
+    """Send it over one connection; BatchEnded when each of its messages has an outcome."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """These messages get the outcome `not_sent`."""
+
+    held: Held
+    items: Sequence[BatchItem]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlushLog:
+    """Flush the log at the end of this turn; Flushed when it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: Literal["debug", "info", "warning", "error"]
+    event: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The process is to end with this status."""
+
+    status: int
+    reason: str
+
+
+Command: TypeAlias = (
+    SendHello | SendHeartbeat | SendOutcomes | SendGoodbye | StartBatch | GiveBack | FlushLog | Log | Stop
+)
