@@ -4,8 +4,8 @@ was taken for dead. The journal's row decides what is news."""
 from broker.core import campaigns
 from broker.core.commands import Command, Persist, SetCampaign, SetMessages
 from broker.core.events import LookedUp, StoredRow
-from broker.core.outcomes import Row, end, leave, remember, row_of, verdict
-from broker.core.state import Campaign, Message, PlainAttempt, State, Stored, Worker, message_id
+from broker.core.outcomes import Row, end, leave, news_of, remember, row_of, verdict
+from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec
 from evenpost.wire.messages import Outcome
@@ -31,7 +31,7 @@ def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
         if row is not None:
             rows.append(row)
             # Two outcomes of one message in a report: the second sees what the first made of it.
-            event.rows[id_] = _with_news(stored, (row[1], row[2], row[3], row[4], worker.name))
+            event.rows[id_] = _with_news(stored, news_of(row, worker))
             if campaign.reading:
                 campaign.settled_while_reading.add(id_)
     remember(state, worker, rows)
@@ -54,9 +54,11 @@ def _campaign(state: State, event: LookedUp, number: int) -> Campaign | None:
     return campaign
 
 
-def _with_news(stored: StoredRow, news: tuple[int, int, int, str, str]) -> StoredRow:
-    state, attempts, code, reply, worker = news
-    return stored._replace(state=state, attempts=attempts, code=code, reply=reply, worker=worker)
+def _with_news(stored: StoredRow, news: News) -> StoredRow:
+    state, attempts, code, reply, worker, ended_at = news
+    return stored._replace(
+        state=state, attempts=attempts, code=code, reply=reply, worker=worker, ended_at=ended_at
+    )
 
 
 def _tried(outcome: Outcome) -> bool:
@@ -73,7 +75,8 @@ def _late(
     if before in (Stored.QUEUED, Stored.DEFERRED) and campaign.finished_at and campaign.closed_as is not None:
         before = campaign.closed_as
     if before is Stored.SENT:
-        if (outcome.attempt, worker.name) != (stored.attempts, stored.worker):
+        told = (stored.attempts, stored.worker, stored.ended_at)
+        if (outcome.attempt, worker.name, outcome.ended_at) != told:
             campaign.duplicates += outcome.kind == "sent"
             campaign.unknown += outcome.kind == "unknown"
         return None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from broker.core import campaigns, pacing
 from broker.core.balancer import FAILURES_TO_HOLD, Balancer, held
 from broker.core.commands import Command, Log, LookUp, Persist, SetCampaign, SetMessages, ToWorker
-from broker.core.state import Batch, Campaign, Message, State, Stored, Worker, message_id
+from broker.core.state import Batch, Campaign, Message, News, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec, limits
 from evenpost.wire import messages as wire
@@ -156,7 +156,11 @@ def remember(state: State, worker: Worker, rows: list[Row]) -> None:
     """What was decided, for look-ups whose answer is older than that."""
     if state.looking_up:
         for row in rows:
-            state.news[row[0]] = (row[1], row[2], row[3], row[4], worker.name)
+            state.news[row[0]] = news_of(row, worker)
+
+
+def news_of(row: Row, worker: Worker) -> News:
+    return row[1], row[2], row[3], row[4], worker.name, row[7]
 
 
 def _log(campaign: Campaign, worker: Worker, outcome: Outcome, due_at: int | None, now: Now) -> Log:

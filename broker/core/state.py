@@ -22,6 +22,10 @@ def index_of(id_: int) -> int:
     return id_ & (1 << INDEX_BITS) - 1
 
 
+News = tuple[int, int, int, str, str, int]
+"""What a message became: state, attempts, code, reply, worker, when it ended."""
+
+
 class Stored(IntEnum):
     """A message's state in the journal. The numbers are on disk: never renumber."""
 
@@ -286,9 +290,9 @@ class State:
     batches_made: int = 0
     looking_up: int = 0
     """Reports, of all workers, that wait for the journal."""
-    news: dict[int, tuple[int, int, int, str, str]] = field(default_factory=dict)
-    """While there are such: what has been decided since of any message (state, attempts, code, reply,
-    worker), which the journal's answer can't know yet."""
+    news: dict[int, News] = field(default_factory=dict)
+    """While there are such: what has been decided since of any message, which the journal's answer can't
+    know yet."""
     ended: dict[int, Campaign] = field(default_factory=dict)
     """In the same time: campaigns that have ended, as the journal will have them."""
     recovering_until: float | None = None

@@ -79,7 +79,11 @@ class SimWorker:
         self.sent_at = {}
         self.hello_at = self.heard_at = self.cluster.mono
         holding = [
-            wire.HeldBatch(number, campaign, [item.index for item in items])
+            wire.HeldBatch(
+                number,
+                campaign,
+                [i for n, i in self.begun if n == number] + [item.index for item in items],
+            )
             for number, (campaign, items) in self.batches.items()
         ]
         message = wire.WorkerHello(
