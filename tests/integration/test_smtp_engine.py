@@ -387,6 +387,27 @@ async def test_silence_in_the_tls_handshake() -> None:
 
 
 @on_both_loops
+async def test_cancelled_in_the_tls_handshake() -> None:
+    started = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await script(GREETING, b"250-mx\r\n250 STARTTLS\r\n")(reader, writer)
+        writer.write(b"220 go\r\n")
+        await reader.read(1)  # of the client's first TLS record
+        started.set()
+        await reader.read()
+
+    async with serving(silent) as port:
+        batch, pool = Messages(1), Pool(config(port, tls="required"))
+        run = asyncio.get_running_loop().create_task(pool.run(batch))
+        await asyncio.wait_for(started.wait(), 10)
+        run.cancel()
+        await asyncio.wait([run], timeout=10)
+        await asyncio.wait_for(pool.close(), 10)
+    assert batch.kinds == {"not_sent": 1}
+
+
+@on_both_loops
 async def test_smtps_to_a_plain_port() -> None:
     batch = Messages(1)
     async with serving(script(GREETING * 20, None)) as port:
@@ -495,6 +516,25 @@ async def test_idle_and_worn_connections_are_closed() -> None:
 
 
 @on_both_loops
+async def test_a_new_connection_waits_for_the_end_of_the_worn_one() -> None:
+    now = peak = 0
+
+    async def slow_to_part(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, peak
+        now += 1
+        peak = max(peak, now)
+        await taking(99, None)(reader, writer)  # ends at QUIT
+        await reader.read()
+        now -= 1
+
+    batch = Messages(4)
+    async with serving(slow_to_part) as port:
+        await send(config(port, max_messages=2), batch)
+    assert batch.kinds == {"sent": 4}
+    assert peak == 1
+
+
+@on_both_loops
 async def test_an_idle_connection_grows_too_old() -> None:
     async with serving(taking(99, None)) as port:
         pool = Pool(config(port))
@@ -507,18 +547,21 @@ async def test_an_idle_connection_grows_too_old() -> None:
 
 
 @on_both_loops
-async def test_waiting_runs_and_a_pool_that_closes() -> None:
-    async with serving(taking(99, None)) as port:
-        pool = Pool(config(port))
+async def test_waiting_runs_and_a_pool_that_ends() -> None:
+    for end in ("close", "abort"):
+        pool = Pool(config(25))
         pool.limit = 0
         waiting, late = Messages(2), Messages(2)
         run = asyncio.get_running_loop().create_task(pool.run(waiting))
         await asyncio.sleep(0)
-        await pool.close()
+        if end == "close":
+            await pool.close()
+        else:
+            pool.abort()
         await asyncio.wait_for(run, 10)
         await asyncio.wait_for(pool.run(late), 10)
-    assert waiting.kinds == late.kinds == {"not_sent": 2}
-    assert pool.busy == 0
+        assert waiting.kinds == late.kinds == {"not_sent": 2}
+        assert pool.busy == 0
 
 
 @on_both_loops

@@ -100,9 +100,9 @@ class Pool:
         while progress.has_more():
             if self._is_closing:
                 return failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
-            connection = self._take_idle()
-            is_reused = connection is not None
-            if connection is None:
+            if is_reused := bool(self._idle):
+                connection, _ = self._idle.pop()
+            else:
                 connection, refusal = await self._open()
                 if refusal is not None:
                     return refusal
@@ -145,14 +145,6 @@ class Pool:
         self._idle.append((connection, loop.time()))
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._sweep_delay, self._sweep)
-
-    def _take_idle(self) -> Connection | None:
-        while self._idle:
-            connection, _ = self._idle.pop()
-            if not connection.is_worn:
-                return connection
-            connection.quit()
-        return None
 
     # -- slots --------------------------------------------------------------------------------
 

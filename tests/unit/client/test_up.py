@@ -134,7 +134,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_options_of_the_programs_are_known_and_misspelled_ones_found(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(
-        "[broker]\nheartbeat = 0.5\n[[server]]\nsmtp = 'smtp://h.example'\nverify = false\nhelo = 'me.example'\n"
+        "[broker]\nheartbeat = 0.5\n[[server]]\nsmtp = 'smtp://h.example'\n"
+        "verify = false\nhelo = 'me.example'\n"
     )
     cluster = load(tmp_path / "c.toml", os.environ)
     assert cluster.broker.arguments[-2:] == ("--heartbeat", "0.5")

@@ -147,7 +147,8 @@ def test_a_lock_on_a_file_that_was_just_replaced_is_not_taken(
     def replaced_meanwhile(fd: int, operation: int) -> None:
         calls.append(fd)
         if len(calls) == 1:
-            log.add(row(1, 1))
+            for index in range(10):
+                log.add(row(1, index))
             log.flush()  # rewrites: the file that `fd` is open on has no name any more, and no lock
         flock(fd, operation)
 

@@ -31,6 +31,7 @@ MESSAGE_STAGES = (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.DOT)
         (Stage.RCPT, "450 4.7.1 Greylisted, please try again", "deferred", "recipient"),
         (Stage.RCPT, "451 greylisted", "deferred", "recipient"),
         (Stage.RCPT, "450 4.2.1 is receiving mail at a rate that throttles it", "deferred", "recipient"),
+        (Stage.RCPT, "450 4.1.1 too many messages for this address", "deferred", "recipient"),
         (Stage.RCPT, "452 4.2.2 over quota", "deferred", "recipient"),
         (Stage.RCPT, "550 5.1.1 no such user", "bounced", "recipient"),
         (Stage.RCPT, "550 no such user", "bounced", "recipient"),
