@@ -85,6 +85,8 @@ def _advice(error: ClientError) -> str:
 
 def show_problems(problems: tuple[Problem, ...], total: int, *, as_json: bool) -> None:
     """Each problem on a line of its own, a summary at the end."""
+    started = click.get_current_context().info_name == "up"
+    done = "nothing was started." if started else "nothing was sent."
     if as_json:
         message = f"{total} problem{'' if total == 1 else 's'}"
         error = {"code": "bad_input", "message": message, "problems_total": total, "problems": problems}
@@ -96,7 +98,7 @@ def show_problems(problems: tuple[Problem, ...], total: int, *, as_json: bool) -
     if total > len(problems):
         click.echo(f"... and {total - len(problems):,} more", err=True)
     if errors:
-        click.echo(f"{total:,} problem{'' if total == 1 else 's'}: nothing was sent.", err=True)
+        click.echo(f"{total:,} problem{'' if total == 1 else 's'}: {done}", err=True)
 
 
 def show_warnings(problems: tuple[Problem, ...], *, as_json: bool) -> None:

@@ -48,7 +48,8 @@ def up(file: Path, log_dir: Path | None, check: bool) -> None:
     cluster = load(file, os.environ)
     if check:
         names = ", ".join(program.name for program in cluster.workers)
-        click.echo(f"{file}: a broker and {len(cluster.workers)} workers: {names}.")
+        count = len(cluster.workers)
+        click.echo(f"{file}: a broker and {count} worker{'' if count == 1 else 's'}: {names}.")
         return
     raise click.exceptions.Exit(asyncio.run(_run(cluster, log_dir)))
 

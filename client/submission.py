@@ -29,9 +29,6 @@ from evenpost.wire.messages import (
 OPEN_AGAIN = frozenset({Code.OUT_OF_ORDER, Code.NOT_FOUND, Code.WRONG_STATE})
 """Refusals of a chunk or a commit that OPEN_CAMPAIGN clears up: the broker has lost the thread."""
 
-OPENS_MAX = 20
-"""OPEN_CAMPAIGN sent so often in a row without a chunk stored: more of the same won't help."""
-
 PackedRow = Sequence[Any]
 """[address, packed values]: what a Recipient looks like on the wire."""
 
@@ -254,12 +251,7 @@ class Submission:
         if error.code in TRY_LATER:
             self._refusal = error.message
             pause_s, self._busy_s = self._busy_s, min(2 * self._busy_s, self._timing.retry_s_max)
-        elif (
-            error.code in OPEN_AGAIN
-            and self._opened_before
-            and not self._reopening
-            and self._opens < OPENS_MAX
-        ):
+        elif error.code in OPEN_AGAIN and self._opened_before and not self._reopening:
             self._opens += 1
             self._refusal = error.message
             # At once; should that change nothing, then with pauses.

@@ -222,7 +222,7 @@ class Client:
 
     def _close_iterator(self, iterator: Any) -> None:
         if self._loop is not None:
-            self._call(iterator.aclose())
+            self._call(_close(iterator))
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -231,6 +231,12 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
+
+
+async def _close(iterator: Any) -> None:
+    while iterator.ag_running:  # the step that was interrupted is still being cancelled
+        await asyncio.sleep(0)
+    await iterator.aclose()
 
 
 async def _next(iterator: Any) -> Any:

@@ -25,16 +25,13 @@ class Rows:
 
     def __init__(self) -> None:
         self._runs = [_Run(0)]
+        self.next = 0
+        """The number that the next row gets."""
         self.confirmed = 0
         """Rows below this number are confirmed, and forgotten here."""
 
     def __len__(self) -> int:
         return sum(len(run.rows) for run in self._runs)
-
-    @property
-    def next(self) -> int:
-        """The number that the next row gets."""
-        return self._runs[-1].end
 
     def runs(self) -> Iterator[tuple[int, list[OutcomeRow]]]:
         """Each run: the number of its first row, and its rows."""
@@ -48,9 +45,11 @@ class Rows:
             if not self._runs[-1].rows:
                 self._runs.pop()
             self._runs.append(_Run(first))
+            self.next = first
 
     def add(self, row: OutcomeRow) -> None:
         self._runs[-1].rows.append(row)
+        self.next += 1
 
     def confirm(self, upto: int) -> None:
         """Forgets the rows below `upto`."""

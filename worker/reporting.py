@@ -69,10 +69,13 @@ class Reporter:
 
     def take(self, now: float) -> list[Report]:
         """What is to be told now. The log must have been flushed."""
+        if now < self.due_at():
+            self._hurry = False
+            return []
         self._done.extend((self._rows.next, batch) for batch in self._ended)
         self._ended.clear()
         if self._in_flight and now >= self._heard_at + CONFIRM_TIMEOUT_S:
-            self.restart()
+            self.restart(now)
         reports: list[Report] = []
         while len(self._in_flight) < OUTCOMES_IN_FLIGHT_MAX:
             first, rows = self._rows.read(self._position, limits.OUTCOMES_ROWS_MAX)
@@ -98,10 +101,10 @@ class Reporter:
         while self._in_flight and self._in_flight[0].upto <= upto:
             self._in_flight.popleft()
 
-    def restart(self) -> None:
+    def restart(self, now: float) -> None:
         """Everything that isn't confirmed is to be told again."""
         for report in reversed(self._in_flight):
             self._done.extendleft((report.upto, batch) for batch in reversed(report.done))
         self._in_flight.clear()
         self._position = self._rows.confirmed
-        self._hurry = True
+        self._taken_at, self._hurry = now, True

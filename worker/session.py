@@ -108,6 +108,8 @@ class Session:
         self._reason = ""
         self._give_up_at = _NEVER
         self._goodbye_at = _NEVER
+        self._flush = False
+        """Whether the log is to be flushed at the end of this turn."""
         self._stopped = False
 
     # --- what the shell asks ------------------------------------------------------------------------
@@ -144,7 +146,7 @@ class Session:
             case Received():
                 self._receive(event, now, out)
             case BatchEnded():
-                self._batch_ended(event.batch, out)
+                self._batch_ended(event.batch)
             case Flushed():
                 if self._reporting:
                     out += [SendOutcomes(report) for report in self._reporter.take(now.mono)]
@@ -162,13 +164,16 @@ class Session:
             case _:
                 assert_never(event)
         self._advance(now, out)
+        if self._flush and not self._stopped:
+            self._flush = False
+            out.append(FlushLog())
         return out
 
     def _receive(self, event: Received, now: Now, out: list[Command]) -> None:
         self._heard_at = now.mono
         match event.message:
             case messages.WorkerWelcome() as welcome:
-                self._welcome(welcome, event.request, out)
+                self._welcome(welcome, event.request, now, out)
             case messages.HeartbeatAck(number):
                 if (sent := self._heartbeats.pop(number, None)) is not None:
                     self._lease_end = max(self._lease_end, sent + self._lease_s)
@@ -177,7 +182,6 @@ class Session:
                 self._take_batch(batch, now, out)
             case messages.OutcomesCommitted(upto):
                 self._reporter.committed(upto, now.mono)
-                out.append(FlushLog())  # the log forgets them too, and more may go out
             case messages.CampaignTemplate():
                 pass  # the shell keeps it
             case messages.Revoke(batches):
@@ -192,7 +196,7 @@ class Session:
 
     # --- the broker's word --------------------------------------------------------------------------
 
-    def _welcome(self, welcome: messages.WorkerWelcome, request: int, out: list[Command]) -> None:
+    def _welcome(self, welcome: messages.WorkerWelcome, request: int, now: Now, out: list[Command]) -> None:
         self._heartbeat_s = max(welcome.heartbeat_s, HEARTBEAT_S_MIN)
         self._lease_s = welcome.lease_s
         # One that doesn't say which HELLO it answers gets the oldest: that lease is surely ours.
@@ -208,8 +212,8 @@ class Session:
             out.append(Log("info", "worker.welcomed", fields))
         self._welcomed, self._broker, self._silent_since = True, welcome.broker, _NEVER
         self._revoke(welcome.revoke, out)
-        self._reporter.restart()
-        out.append(FlushLog())
+        self._reporter.restart(now.mono)
+        self._flush = True
 
     def _refused(self, error: messages.Error, now: Now, out: list[Command]) -> None:
         if error.code == Code.NOT_FOUND:
@@ -262,20 +266,20 @@ class Session:
         elif now.mono >= self._lease_end:
             self._give_back_all("the lease has ended", out)
 
-    def _batch_ended(self, number: int, out: list[Command]) -> None:
+    def _batch_ended(self, number: int) -> None:
         held = self.batches[number]
         assert held.running, number
         assert not held.on_wire, held.on_wire
         self.running -= 1
-        self._forget(held, out)
+        self._forget(held)
 
-    def _forget(self, held: Held, out: list[Command]) -> None:
+    def _forget(self, held: Held) -> None:
         del self.batches[held.number]
         self._ended[held.number] = None
         if len(self._ended) > BATCHES_REMEMBERED_MAX:
             del self._ended[next(iter(self._ended))]
         self._reporter.ended(held.number)
-        out.append(FlushLog())
+        self._flush = True
 
     def _revoke(self, numbers: list[int], out: list[Command]) -> None:
         revoked = [held for number in numbers if (held := self.batches.get(number)) and not held.revoked]
@@ -284,7 +288,7 @@ class Session:
             held.take_rest()
             if not held.running:
                 self._waiting.remove(held)
-                self._forget(held, out)
+                self._forget(held)
         if revoked:
             fields = {"batches": [held.number for held in revoked]}
             out.append(Log("info", "worker.batches_revoked", fields))
@@ -295,10 +299,10 @@ class Session:
             if rest := held.take_rest():
                 out.append(GiveBack(held, rest, reason))
             if not held.running:
-                self._forget(held, out)
+                self._forget(held)
         self._waiting.clear()
         self._reporter.hurry()
-        out.append(FlushLog())
+        self._flush = True
 
     # --- what is due --------------------------------------------------------------------------------
 
@@ -321,8 +325,8 @@ class Session:
             self._advance_ending(now, out)
         if mono >= self._speak_at and not self._stopped:
             self._speak(mono, out)
-        if self._reporting and mono >= self._reporter.due_at() and FlushLog() not in out:
-            out.append(FlushLog())
+        if self._reporting and mono >= self._reporter.due_at():
+            self._flush = True
 
     def _speak(self, mono: float, out: list[Command]) -> None:
         self._number += 1
@@ -330,6 +334,7 @@ class Session:
         if self._ending in ("conflict", "protocol"):
             return
         if self._welcomed:
+            self._flush = True  # for what was confirmed, which nothing else is in a hurry to write down
             _remember(self._heartbeats, self._number, mono)
             out.append(SendHeartbeat(self._number, self._last_batch, bool(self._ending)))
             return

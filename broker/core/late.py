@@ -74,15 +74,14 @@ def _late(
     before = Stored(stored.state)
     if before in (Stored.QUEUED, Stored.DEFERRED) and campaign.finished_at and campaign.closed_as is not None:
         before = campaign.closed_as
-    if before is Stored.SENT:
-        told = (stored.attempts, stored.worker, stored.ended_at)
-        if (outcome.attempt, worker.name, outcome.ended_at) != told:
-            campaign.duplicates += outcome.kind == "sent"
-            campaign.unknown += outcome.kind == "unknown"
-        return None
+    told = (stored.attempts, stored.worker, stored.ended_at)
+    if (outcome.attempt, worker.name, outcome.ended_at) == told:
+        return None  # told again, because the first confirmation was lost
     news = outcome.attempt > stored.attempts
     # `sent` is true whenever it is told; everything else only if nobody has told of this attempt yet.
-    if outcome.kind != "sent" and (before.final or not news):
+    if before is Stored.SENT or (outcome.kind != "sent" and (before.final or not news)):
+        campaign.duplicates += outcome.kind == "sent"
+        campaign.unknown += outcome.kind == "unknown"
         return None
     after, due_at = verdict(state, campaign, outcome.kind, outcome.attempt, now)
     campaign.attempts += news
@@ -98,9 +97,15 @@ def _late(
 def _in_memory(
     campaign: Campaign, state: State, worker: Worker, outcome: Outcome, message: Message
 ) -> Row | None:
-    """The message is ready or in flight elsewhere when its earlier attempt is told of. Only `sent` counts:
-    then it is over. If another worker has it just now, its own outcome will say whether that made two."""
-    if outcome.kind != "sent":
+    """The message is ready or in flight elsewhere when its earlier attempt is told of. `sent` ends it; if
+    another worker has it just now, its own outcome will say whether that made two."""
+    stored = Stored.SENT
+    if outcome.kind == "unknown":
+        campaign.unknown += 1
+        stored = Stored.HELD
+    if outcome.kind not in ("sent", "unknown"):
+        return None
+    if stored is Stored.HELD and (message.batch or campaign.options.on_unknown != "hold"):
         return None
     if message.batch:
         del state.batches[message.batch].messages[message.id]
@@ -108,8 +113,8 @@ def _in_memory(
     else:
         waiting = campaign.again if message in campaign.again else campaign.ready
         waiting.remove(message)
-    end(state, campaign, message, Stored.SENT)
-    return row_of(message, Stored.SENT, worker, outcome, None)
+    end(state, campaign, message, stored)
+    return row_of(message, stored, worker, outcome, None)
 
 
 def history(stored: StoredRow) -> tuple[PlainAttempt, ...]:

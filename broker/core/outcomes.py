@@ -93,10 +93,25 @@ def _settle(
         rows.append(row_of(message, Stored.SENT, worker, outcome, None))
     elif kind == "not_sent" or (kind == "deferred" and outcome.scope == "server"):
         put_back(state, campaign, message, worker if outcome.scope == "server" else None, now)
+    elif kind == "bounced" and outcome.scope == "server" and another(state, campaign, message, worker):
+        # "Never here" (relaying denied, sender refused, too big): another server may think otherwise.
+        put_back(state, campaign, message, worker, now)
+        out.append(log_outcome(campaign, worker, outcome, "message.refused", None, now))
     else:
         campaign.attempts += 1
         rows.append(_not_taken(state, campaign, message, worker, outcome, now))
-        out.append(_log(campaign, worker, outcome, rows[-1][8], now))
+        name = f"message.{kind}"
+        out.append(log_outcome(campaign, worker, outcome, name, rows[-1][8], now))
+
+
+def another(state: State, campaign: Campaign, message: Message, worker: Worker) -> bool:
+    """Whether a worker is here that may take the message and hasn't refused it."""
+    pool = campaign.options.pool
+    return any(
+        w.connected and w is not worker and w.name not in message.tried
+        for w in state.workers.values()
+        if pool is None or pool in w.pools
+    )
 
 
 def _not_taken(
@@ -163,7 +178,9 @@ def news_of(row: Row, worker: Worker) -> News:
     return row[1], row[2], row[3], row[4], worker.name, row[7]
 
 
-def _log(campaign: Campaign, worker: Worker, outcome: Outcome, due_at: int | None, now: Now) -> Log:
+def log_outcome(
+    campaign: Campaign, worker: Worker, outcome: Outcome, event: str, due_at: int | None, now: Now
+) -> Log:
     fields = {
         "campaign": campaign.id,
         "message": outcome.index,
@@ -176,7 +193,7 @@ def _log(campaign: Campaign, worker: Worker, outcome: Outcome, due_at: int | Non
     }
     if due_at is not None:
         fields["retry_in_s"] = round((due_at - now.wall) / 1000, 1)
-    return Log("info", f"message.{outcome.kind}", fields)
+    return Log("info", event, fields)
 
 
 def leave(campaign: Campaign, message: Message) -> None:

@@ -11,7 +11,7 @@ from tests.simulation.cluster import Cluster
 
 SEEDS = int(os.environ.get("EVENPOST_SEEDS", "25"))
 FIRST = int(os.environ.get("EVENPOST_FIRST_SEED", "1"))
-KEPT = [59, 60, 81, 108, 257, 438, 501, 581, 1157]
+KEPT = [59, 60, 81, 108, 257, 438, 501, 581, 1157, 1509, 1735]
 """Seeds that once failed."""
 
 

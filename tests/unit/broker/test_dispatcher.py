@@ -138,6 +138,20 @@ def test_a_server_failure_burns_no_attempt_and_goes_elsewhere() -> None:
     assert again.peer == b"b" and again.items[0][1] == 1
 
 
+def test_what_one_server_refuses_for_good_is_final_only_when_all_do() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.hello("b", max_connections=1)
+    refused = {"scope": "server", "code": 554, "reply": "554 5.7.1 relay access denied"}
+    out = book.outcomes(batch, "bounced", **refused)
+    assert not rows(out)
+    (elsewhere,) = only(out, c.SendBatch)
+    assert elsewhere.peer == b"b"
+    ((_, state, *_),) = rows(book.outcomes(elsewhere, "bounced", **refused))
+    assert state == Stored.BOUNCED
+
+
 def test_a_server_that_fails_again_and_again_is_left_alone_then_probed() -> None:
     book = Playbook()
     book.hello("a", max_connections=1)

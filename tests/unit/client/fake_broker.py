@@ -73,7 +73,7 @@ class FakeBroker:
     """`with FakeBroker() as broker:`; what it got is in `seen` and `submissions`."""
 
     def __init__(self, *, chunk_rows_max: int = 100, in_flight_max: int = 3) -> None:
-        self._welcome = Welcome(
+        self.welcome = Welcome(
             "fake", "test", chunk_rows_max=chunk_rows_max, chunks_in_flight_max=in_flight_max
         )
         self.seen: list[Message] = []
@@ -167,7 +167,7 @@ class FakeBroker:
     def _answer(self, message: Message) -> Message:
         match message:
             case Hello():
-                return self._welcome
+                return self.welcome
             case OpenCampaign():
                 new = Stored(f"c{len(self.submissions) + 1}", message.template)
                 found = self.submissions.setdefault(message.submission, new)

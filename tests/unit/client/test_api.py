@@ -23,6 +23,7 @@ from evenpost.wire.messages import (
     Type,
     Watch,
     WatchUpdate,
+    Welcome,
 )
 from tests.unit.client.fake_broker import WORKER, FakeBroker, row, status
 
@@ -176,6 +177,20 @@ async def test_another_list_under_the_same_id_is_refused(broker: FakeBroker) -> 
     assert not broker.submissions["s1"].committed
 
 
+async def test_a_list_that_would_be_cut_otherwise_is_refused_too(broker: FakeBroker) -> None:
+    broker.answer = lambda message: Error(Code.TOO_LARGE, "enough") if isinstance(message, Commit) else None
+    async with async_client(broker) as client:
+        with pytest.raises(ClientError, match="enough"):
+            await client.submit(campaign(950), submission_id="s1")
+    broker.answer = lambda message: None
+    broker.welcome = Welcome("fake", "test", chunk_rows_max=10, chunks_in_flight_max=3)
+    async with async_client(broker) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.submit(campaign(1_000), submission_id="s1")
+    assert caught.value.code == Code.CONFLICT
+    assert len(broker.submissions["s1"].rows) == 950
+
+
 async def test_a_bad_list_is_refused_before_the_broker_hears_of_it(broker: FakeBroker) -> None:
     people = [
         {"email": "a@example.com", "name": "A"},
@@ -189,7 +204,7 @@ async def test_a_bad_list_is_refused_before_the_broker_hears_of_it(broker: FakeB
         assert {p.line for p in caught.value.problems} == {2, 3}
         receipt = await client.submit(campaign(recipients=people), skip_bad=True)
     assert (receipt.recipients, receipt.skipped) == (1, 2)
-    assert broker.count(Type.OPEN_CAMPAIGN) == 1
+    assert len(broker.submissions) == 1
 
 
 async def test_a_row_that_the_template_cannot_take_stops_all_before_the_commit(broker: FakeBroker) -> None:
@@ -202,7 +217,7 @@ async def test_a_row_that_the_template_cannot_take_stops_all_before_the_commit(b
             await client.submit(campaign(recipients=people, subject="Hi {{ name.first }}", text="x"))
     assert caught.value.total == 4
     assert "u300@example.com" in str(caught.value.problems[1])
-    assert not any(s.committed for s in broker.submissions.values())
+    assert not any(s.chunks or s.committed for s in broker.submissions.values())
     assert [m for m in broker.seen if isinstance(m, Cancel)] == [Cancel("c1")]
 
 
@@ -345,6 +360,18 @@ async def test_another_version_is_told_at_once(broker: FakeBroker) -> None:
     with pytest.raises(ClientError, match="version 9") as caught:
         async with async_client(broker):
             pass
+    assert caught.value.code == Code.BAD_VERSION
+
+
+async def test_a_broker_that_comes_back_in_another_version_ends_a_submission(broker: FakeBroker) -> None:
+    def upgrade(message: Message) -> None:
+        if isinstance(message, Recipients):
+            broker.version = 9
+
+    broker.answer = upgrade
+    async with async_client(broker) as client:
+        with pytest.raises(ClientError, match="version 9") as caught:
+            await client.submit(campaign())
     assert caught.value.code == Code.BAD_VERSION
 
 

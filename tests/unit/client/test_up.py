@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from client.cli import cli
 from client.problems import InputError
 from client.up import Patience, Supervisor
 from client.up_config import Cluster, Program, environment_of, load
@@ -125,6 +127,25 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_files_that_are_no_cluster(tmp_path: Path, text: str, words: str) -> None:
     assert any(words in line for line in problems(tmp_path, text))
+
+
+def test_two_sockets_need_two_endpoints(tmp_path: Path) -> None:
+    text = "[broker]\nclients = 'tcp://h:1'\nworkers = 'tcp://h:1'\n[[server]]\nsmtp = 'smtp://x.example'"
+    assert problems(tmp_path, text) == ["broker.workers: the same as clients. Give each its own port"]
+
+
+def test_the_command_checks_before_it_starts_anything(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[[server]]\nsmtp = 'smtp://relay.example'\n")
+    result = CliRunner().invoke(cli, ["up", str(tmp_path / "c.toml"), "--check"])
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{tmp_path / 'c.toml'}: a broker and 1 worker: relay.example.\n",
+    )
+    (tmp_path / "c.toml").write_text("[[server]]\nsmpt = 'smtp://relay.example'\n")
+    result = CliRunner().invoke(cli, ["up", str(tmp_path / "c.toml")])
+    assert result.exit_code == 2
+    assert "server[1].smpt: unknown key. Did you mean 'smtp'?" in result.stderr
+    assert "nothing was sent" not in result.stderr
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

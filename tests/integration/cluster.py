@@ -1,0 +1,112 @@
+"""Broker and workers as real processes, which a test may kill."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from client import Campaign, Client
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Polls; fails with `what` after `seconds`."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+class Cluster:
+    """A broker and its workers in one folder; leaving it ends what is left, and nothing else."""
+
+    def __init__(self, folder: Path, *broker_options: str) -> None:
+        self.folder = folder
+        self.clients = f"tcp://127.0.0.1:{free_port()}"
+        self.workers = f"tcp://127.0.0.1:{free_port()}"
+        self.broker_options = broker_options
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.commands: dict[str, list[str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait(10)
+        if error is not None:
+            for name in self.commands:
+                print(f"--- {name}\n{self.log(name)[-6_000:]}")
+
+    def start_broker(self) -> None:
+        options = ["--clients", self.clients, "--workers", self.workers, *self.broker_options]
+        journal = str(self.folder / "journal.db")
+        self.start("broker", ["-m", "broker", *options, "--journal", journal])
+
+    def start_worker(self, name: str, url: str, *options: str) -> None:
+        log = str(self.folder / f"{name}.outcomes")
+        command = ["-m", "worker", "--broker", self.workers, "--smtp", url, "--name", name, "--tls", "none"]
+        self.start(name, [*command, "--outcome-log", log, *options])
+
+    def start(self, name: str, command: list[str]) -> None:
+        self.commands[name] = command
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
+        environment["PYTHONPATH"] = str(ROOT)
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
+            )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: the process gets no chance to do anything."""
+        self.processes[name].kill()
+        self.processes[name].wait(10)
+
+    def restart(self, name: str) -> None:
+        self.start(name, self.commands[name])
+
+    def terminate(self, name: str, seconds: float = 20.0) -> int:
+        self.processes[name].send_signal(signal.SIGTERM)
+        return self.processes[name].wait(seconds)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def client(self) -> Client:
+        return Client(self.clients, timeout=30, connect_timeout=20)
+
+    def wait_for_workers(self, client: Client, count: int) -> None:
+        wait_until(
+            lambda: sum(w.state == "ready" for w in client.servers()) == count, f"{count} workers are ready"
+        )
+
+
+def newsletter(recipients: int, **fields: object) -> Campaign:
+    given: dict[str, object] = {
+        "sender": "News <news@example.com>",
+        "subject": "Hello {{ name }}",
+        "html": "<p>Hello {{ name }}, this is <b>number {{ n }}</b>.</p>",
+        "text": "Hello {{ name }},\n.this is number {{ n }}.\n",
+        "recipients": [
+            {"email": f"user{n}@example.com", "name": f"Žofie {n}", "n": n} for n in range(recipients)
+        ],
+    }
+    return Campaign(**(given | fields))  # type: ignore[arg-type]  # a test's own
