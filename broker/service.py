@@ -5,6 +5,7 @@ and flush in groups. Only the flush itself is on another thread.
 """
 
 import contextlib
+import gc
 import hashlib
 import random
 import secrets
@@ -63,6 +64,7 @@ RECEIVED_PER_TURN_MAX = 200
 """Messages taken from one socket before the other, the core and the journal get their turn."""
 ROWS_WAITING_MAX = 200_000
 """Rows in front of the journal at which clients are asked to wait: about 50 MB."""
+_CONFIRM = wire.Type.OUTCOMES_COMMITTED
 _ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 """Of campaign ids: none that is taken for another when read aloud or copied by hand."""
 
@@ -109,6 +111,10 @@ class Broker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
         signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
+        # What lives now lives on, and most of what comes dies by its reference count: look for cycles seldom.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         state = self._core.state
         self._log.info(
             "broker.started",
@@ -140,11 +146,12 @@ class Broker:
         poller.register(self._wake_receiver, zmq.POLLIN)
         next_tick = 0.0
         while not self._stopping:
-            wait_s = 0.0 if self._queue.ready else max(0.0, next_tick - now().mono)
+            time = now()
+            wait_s = max(0.0, min(next_tick - time.mono, self._queue.wait_s(time.mono)))
             ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
             if self._wake_receiver.fileno() in ready:
                 self._drain_wake()
-            self._queue.step()
+            self._queue.step(now().mono)
             if self._workers in ready:
                 self._receive(self._workers, self._from_worker)
             if self._clients in ready:
@@ -156,7 +163,7 @@ class Broker:
                 self._watchers.tick(time)
                 self._report_rejected()
             self._execute(self._core.dispatch(time))
-            self._queue.step()
+            self._queue.step(time.mono)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full of wake-ups: the loop will wake
@@ -248,8 +255,8 @@ class Broker:
             match command:
                 case SendBatch():
                     self._send_batch(command)
-                case Persist(changes, then):
-                    self._queue.write(changes, lambda then=then: self._execute(then))  # type: ignore[misc]  # mypy can't infer a lambda's default
+                case Persist():
+                    self._persist(command)
                 case ToWorker():
                     frames = codec.encode(command.message, command.request)
                     self._send(self._workers, command.peer, frames)
@@ -273,6 +280,11 @@ class Broker:
                     self._reopen(command)
                 case _:
                     assert_never(command)
+
+    def _persist(self, command: Persist) -> None:
+        # A worker doesn't wait for the confirmation of its outcomes; everyone else waits for an answer.
+        confirm = [isinstance(c, ToWorker) and c.message.TYPE is _CONFIRM for c in command.then]
+        self._queue.write(command.changes, lambda: self._execute(command.then), urgent=not all(confirm))
 
     def _send(self, router: zmq.Socket[bytes], peer: bytes, frames: list[bytes]) -> bool:
         """False where the peer has gone or doesn't read."""

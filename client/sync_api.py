@@ -234,7 +234,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _close(iterator: Any) -> None:
-    while iterator.ag_running:  # the step that was interrupted is still being cancelled
+    while iterator.ag_running:  # noqa: ASYNC110  # the step that was interrupted is still being cancelled
         await asyncio.sleep(0)
     await iterator.aclose()
 

@@ -6,9 +6,8 @@
        +--------------------------------+
          not_found, nothing heard, no connection
 
-A message may be begun only inside the lease. It ends `lease_s` after the worker *sent* what the broker
-answered, so it ends here before the broker thinks that it has. What the lease, a drain or a failure takes
-from us goes back as `not_sent`; what is on the wire is finished and reported in any case.
+A message may be begun only inside the lease. What the end of the lease, a drain or a failure takes from us
+goes back as `not_sent`; what is on the wire is finished and reported in any case.
 """
 
 from collections import deque
@@ -18,6 +17,7 @@ from evenpost.runtime.clock import Now
 from evenpost.wire import limits, messages
 from evenpost.wire.errors import Code
 from evenpost.wire.messages import HeldBatch, Message, Type
+from worker.lease import Lease
 from worker.outcome_rows import Rows
 from worker.reporting import Reporter
 from worker.vocabulary import (
@@ -54,8 +54,6 @@ MISSED_MAX = 3
 """Heartbeats without a word from the broker: it is lost, or has forgotten us."""
 NO_CONNECTION_RETRY_S = 0.1
 """HELLO is tried this often while there is no connection to send it on."""
-SENT_TIMES_MAX = 64
-"""HELLOs and HEARTBEATs whose answer is still taken."""
 BATCHES_REMEMBERED_MAX = 100_000
 """Numbers of ended batches, so that one which comes twice isn't sent twice."""
 ERRORS_LOGGED_EVERY_S = 10.0
@@ -91,14 +89,11 @@ class Session:
         self._welcomed = False
         self._broker = ""
         self._heartbeat_s = HEARTBEAT_S
-        self._lease_s = 0.0
-        self._lease_end = _LONG_AGO
+        self._lease = Lease()
         self._lease_lapsed = False
         self._heard_at = _LONG_AGO
         self._speak_at = _LONG_AGO
         """When the next HELLO or HEARTBEAT is due."""
-        self._hellos: dict[int, float] = {}
-        self._heartbeats: dict[int, float] = {}
         self._number = 0
         self._error_logged_at = _LONG_AGO
         self._silent_since: float | None = None
@@ -116,19 +111,21 @@ class Session:
 
     def may_begin(self, mono: float) -> bool:
         """Whether a message's content may be written now."""
-        return mono < self._lease_end and self._ending is None
+        return mono < self._lease.end and self._ending is None
 
     def wake_at(self) -> float:
         """When a Tick is due, on the monotonic clock."""
         if self._stopped:
             return _NEVER
-        times = [self._speak_at, self._give_up_at, self._goodbye_at]
+        times = [self._speak_at, self._give_up_at]
+        if self._reporter.settled and not self.batches:
+            times.append(self._goodbye_at)
         if self._welcomed:
             times.append(self._heard_at + MISSED_MAX * self._heartbeat_s)
         if self._reporting:
             times.append(self._reporter.due_at())
         if self.batches and not self._lease_lapsed:
-            times.append(self._lease_end)
+            times.append(self._lease.end)
         return min(times)
 
     @property
@@ -175,9 +172,8 @@ class Session:
             case messages.WorkerWelcome() as welcome:
                 self._welcome(welcome, event.request, now, out)
             case messages.HeartbeatAck(number):
-                if (sent := self._heartbeats.pop(number, None)) is not None:
-                    self._lease_end = max(self._lease_end, sent + self._lease_s)
-                    self._lease_lapsed = now.mono >= self._lease_end
+                self._lease.acknowledged(number)
+                self._lease_lapsed &= now.mono >= self._lease.end
             case messages.Batch() as batch:
                 self._take_batch(batch, now, out)
             case messages.OutcomesCommitted(upto):
@@ -198,13 +194,8 @@ class Session:
 
     def _welcome(self, welcome: messages.WorkerWelcome, request: int, now: Now, out: list[Command]) -> None:
         self._heartbeat_s = max(welcome.heartbeat_s, HEARTBEAT_S_MIN)
-        self._lease_s = welcome.lease_s
-        # One that doesn't say which HELLO it answers gets the oldest: that lease is surely ours.
-        answered = request if request in self._hellos else min(self._hellos, default=0)
-        if answered:
-            sent = self._hellos[answered]
-            self._hellos = {number: at for number, at in self._hellos.items() if number > answered}
-            self._lease_end = sent + self._lease_s  # not the later one: another broker may grant less
+        sent = self._lease.welcomed(request, welcome.lease_s)
+        if sent is not None:
             self._lease_lapsed = False
             self._speak_at = sent + self._heartbeat_s
         fields = {"broker": welcome.broker, "lease_s": welcome.lease_s, "outcomes_to_come": len(self._rows)}
@@ -236,16 +227,15 @@ class Session:
         """HELLO again, until WELCOME."""
         out.append(Log("warning", "worker.lost_broker", {"reason": reason}))
         self._welcomed = False
-        self._hellos.clear()
-        self._heartbeats.clear()
+        self._lease.forget_sent()
         self._speak_at = min(self._speak_at, now.mono)
 
     def _unsent(self, type_: Type, now: Now) -> None:
         if type_ is Type.WORKER_HELLO:
-            self._hellos.pop(self._number, None)
+            self._lease.unsent(self._number)
             self._speak_at = now.mono + NO_CONNECTION_RETRY_S
         elif type_ is Type.HEARTBEAT and self._welcomed:
-            self._heartbeats.pop(self._number, None)
+            self._lease.unsent(self._number)
             self._heard_at = _LONG_AGO
 
     # --- batches ------------------------------------------------------------------------------------
@@ -263,7 +253,7 @@ class Session:
         self._waiting.append(held)
         if self._ending is not None:
             self._give_back_all(ENDINGS[self._ending][1], out)
-        elif now.mono >= self._lease_end:
+        elif now.mono >= self._lease.end:
             self._give_back_all("the lease has ended", out)
 
     def _batch_ended(self, number: int) -> None:
@@ -314,7 +304,7 @@ class Session:
             held.running = True
             self.running += 1
             out.append(StartBatch(held))
-        if self.batches and mono >= self._lease_end and not self._lease_lapsed:
+        if self.batches and mono >= self._lease.end and not self._lease_lapsed:
             self._lease_lapsed = True
             out.append(Log("warning", "worker.lease_ended", {"batches": len(self.batches)}))
             self._give_back_all("the lease has ended", out)
@@ -335,10 +325,10 @@ class Session:
             return
         if self._welcomed:
             self._flush = True  # for what was confirmed, which nothing else is in a hurry to write down
-            _remember(self._heartbeats, self._number, mono)
+            self._lease.heartbeat_sent(self._number, mono)
             out.append(SendHeartbeat(self._number, self._last_batch, bool(self._ending)))
             return
-        _remember(self._hellos, self._number, mono)
+        self._lease.hello_sent(self._number, mono)
         if self._silent_since is None:
             self._silent_since = mono
         elif mono >= self._silent_since + MISSED_MAX * self._heartbeat_s:
@@ -389,12 +379,6 @@ class Session:
             fields = {"outcomes": unconfirmed, "hint": "they stay in the outcome log for the next start"}
             out.append(Log("warning", "worker.unconfirmed", fields))
         out.append(Stop(status, self._reason))
-
-
-def _remember(times: dict[int, float], number: int, mono: float) -> None:
-    times[number] = mono
-    if len(times) > SENT_TIMES_MAX:
-        del times[next(iter(times))]
 
 
 def _unexpected(message: Message, out: list[Command]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from broker.core.commands import Change, SetMessages
-from broker.journal.group_commit import GroupCommit
+from broker.journal.group_commit import PATIENCE_S, GroupCommit
 from broker.journal.store import JournalError
 
 
@@ -35,9 +35,9 @@ class Shell:
         self.queue = GroupCommit(self.journal, self.woken.set)  # type: ignore[arg-type]  # the part it uses
         self.done: list[str] = []
 
-    def write(self, name: str, rows: int = 1) -> None:
+    def write(self, name: str, rows: int = 1, urgent: bool = True) -> None:
         changes = [SetMessages([(0,) * 10] * rows)]  # type: ignore[list-item]  # only counted
-        self.queue.write(changes, lambda: self.done.append(name))
+        self.queue.write(changes, lambda: self.done.append(name), urgent=urgent)
 
     def commit_ends(self) -> None:
         self.journal.may_commit.set()
@@ -49,28 +49,28 @@ class Shell:
 def test_nothing_is_done_before_the_flush() -> None:
     shell = Shell()
     shell.write("a")
-    shell.queue.step()
-    shell.queue.step()
+    shell.queue.step(0.0)
+    shell.queue.step(0.0)
     assert shell.done == [] and shell.journal.calls == ["apply"]
     shell.commit_ends()
     assert shell.done == []  # the wake-up only wakes: callbacks run on the caller's thread
-    shell.queue.step()
+    shell.queue.step(0.0)
     assert shell.done == ["a"] and shell.queue.idle
 
 
 def test_what_comes_during_a_flush_is_the_next_group() -> None:
     shell = Shell()
     shell.write("a")
-    shell.queue.step()
+    shell.queue.step(0.0)
     for name in "bcd":
         shell.write(name)
-    shell.queue.step()
+    shell.queue.step(0.0)
     assert shell.journal.calls == ["apply"]
     shell.commit_ends()
-    shell.queue.step()
+    shell.queue.step(0.0)
     assert shell.done == ["a"] and shell.journal.calls == ["apply", "commit", "apply", "apply", "apply"]
     shell.commit_ends()
-    shell.queue.step()
+    shell.queue.step(0.0)
     assert shell.done == ["a", "b", "c", "d"]
 
 
@@ -79,10 +79,10 @@ def test_reads_keep_their_place_in_the_queue_and_need_no_flush() -> None:
     shell.queue.read(lambda: "first", shell.done.append)
     shell.write("a")
     shell.queue.read(lambda: "second", shell.done.append)
-    shell.queue.step()
+    shell.queue.step(0.0)
     assert shell.done == ["first", "second"] and shell.journal.calls == ["apply"]
     shell.commit_ends()
-    shell.queue.step()
+    shell.queue.step(0.0)
     assert shell.done[-1] == "a"
 
 
@@ -91,7 +91,7 @@ def test_a_group_is_bounded() -> None:
     for _ in range(3):
         shell.write("x", rows=15_000)
     assert shell.queue.rows_waiting == 45_000
-    shell.queue.step()
+    shell.queue.step(0.0)
     assert shell.journal.calls == ["apply", "apply"] and shell.queue.rows_waiting == 15_000
     shell.journal.may_commit.set()
     shell.queue.finish()
@@ -102,8 +102,35 @@ def test_a_failed_flush_answers_nobody() -> None:
     shell = Shell()
     shell.journal.fail = True
     shell.write("a")
-    shell.queue.step()
+    shell.queue.step(0.0)
     shell.commit_ends()
     with pytest.raises(JournalError):
-        shell.queue.step()
+        shell.queue.step(0.0)
     assert shell.done == []
+
+
+def test_a_group_that_nobody_waits_for_grows_first() -> None:
+    shell = Shell()
+    shell.write("a", urgent=False)
+    shell.queue.step(10.0)
+    assert shell.journal.calls == ["apply"] and not shell.queue.idle
+    assert shell.queue.wait_s(10.0) == pytest.approx(PATIENCE_S)
+    shell.write("b", urgent=False)
+    shell.queue.step(10.0 + PATIENCE_S / 2)
+    assert shell.queue._commit is None
+    shell.queue.step(10.0 + PATIENCE_S)
+    assert shell.queue._commit is not None
+    shell.commit_ends()
+    shell.queue.step(11.0)
+    assert shell.done == ["a", "b"] and shell.queue.idle
+
+
+def test_one_urgent_write_takes_all_before_it_along() -> None:
+    shell = Shell()
+    shell.write("a", urgent=False)
+    shell.queue.step(10.0)
+    shell.write("b")
+    shell.queue.step(10.0)
+    shell.commit_ends()
+    shell.queue.step(10.0)
+    assert shell.done == ["a", "b"]

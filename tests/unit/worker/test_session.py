@@ -349,10 +349,10 @@ def test_a_batch_that_crosses_the_goodbye_goes_back_before_the_end() -> None:
     ]  # fmt: skip
     out = game.receive(batch(3, 30), at=0.2)
     assert [c.reason for c in out if isinstance(c, GiveBack)] == ["the worker is draining"]
-    assert game.receive(messages.GoodbyeOk(), at=0.3) == [FlushLog()]
+    assert names(game.receive(messages.GoodbyeOk(), at=1.15)) == ["SendHeartbeat", "FlushLog"]
     assert game.play(Flushed()) == [SendOutcomes(Report(0, [row(3, 30, "not_sent")], [3]))]
-    game.receive(messages.OutcomesCommitted(1), at=0.4)
-    assert SendGoodbye("SIGTERM") in game.play(Tick(), at=1.2)
+    assert game.session.wake_at() > game.mono  # the goodbye is overdue, and waits for the confirmation
+    assert SendGoodbye("SIGTERM") in game.receive(messages.OutcomesCommitted(1), at=1.2)
     assert game.receive(messages.GoodbyeOk(), at=1.3) == [Stop(0, "SIGTERM")]
 
 

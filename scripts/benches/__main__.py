@@ -1,0 +1,62 @@
+"""scripts/bench: the command line."""
+
+from collections.abc import Callable
+
+import click
+
+from scripts.benches import dispatch, queue, submit, throughput
+from scripts.benches.table import Result, show
+
+Measure = Callable[..., Result]
+Option = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def bench() -> None:
+    """Measures Evenpost on this machine, against others in the same run where there are others.
+
+    Each command prints a table, or one JSON object with --json. With --check it holds the figures against
+    the project's bars, prints each, and exits 1 where one is missed.
+    """
+
+
+def command(name: str, measure: Measure, *options: Option) -> None:
+    def run(json: bool, check: bool, **given: object) -> None:
+        raise SystemExit(show(measure(**given), json, check))
+
+    common: list[Option] = [
+        click.option("--check", is_flag=True, help="Exit 1 where a bar is missed."),
+        click.option("--json", is_flag=True, help="One JSON object instead of a table."),
+    ]
+    decorated: Callable[..., None] = run
+    for option in [*reversed(options), *common]:
+        decorated = option(decorated)
+    bench.command(name, help=measure.__doc__)(decorated)
+
+
+def number(name: str, default: int, help_: str) -> Option:
+    return click.option(name, default=default, show_default=True, type=click.IntRange(1), help=help_)
+
+
+command(
+    "throughput",
+    throughput.measure,
+    number("--messages", 100_000, "Messages a round and contestant."),
+    number("--rounds", 3, "Rounds; the median counts."),
+)
+command(
+    "queue",
+    queue.measure,
+    number("--messages", 2_000_000, "Messages queued."),
+)
+command(
+    "submit",
+    submit.measure,
+    number("--recipients", 1_000_000, "Lines of the CSV file."),
+)
+command(
+    "dispatch",
+    dispatch.measure,
+    number("--messages", 200_000, "Messages given out."),
+)
+bench()

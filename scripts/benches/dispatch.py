@@ -1,0 +1,66 @@
+"""The core alone: what a decision costs, with few workers and with many."""
+
+import time
+
+from broker.core import commands as c
+from broker.core import events as e
+from broker.core.dispatcher import Dispatcher
+from broker.core.state import Settings
+from evenpost.runtime.clock import Now
+from evenpost.wire import messages as wire
+from scripts.benches.table import Result
+
+BATCH = 50
+
+
+def measure(messages: int) -> Result:
+    """The pure core: from messages in memory to batches, and from outcomes to what is written.
+
+    No sockets, no journal. Batches of 50, every worker with 20 connections.
+    """
+    rows = []
+    figures: dict[str, object] = {"messages": messages}
+    for count in (10, 100, 1_000):
+        us = _run(messages, count)
+        rows.append([f"{count:,} workers", us])
+        figures[f"us_{count}"] = us
+    return Result("dispatch", ["", "us a message"], rows, figures)
+
+
+def _run(messages: int, workers: int) -> float:
+    now = Now(10.0, 1_790_000_000_000)
+    settings = Settings(page_rows=messages)
+    core = Dispatcher(settings, boot=1, broker="b", uniform=lambda a, b: b, campaigns=[], workers=[], now=now)
+    core.handle(e.Tick(), now)
+    for n in range(workers):
+        hello = wire.WorkerHello(f"w{n}", 1, f"s{n}:25", f"log{n}", 20)
+        core.handle(e.FromWorker(f"p{n}".encode(), 1, hello), now)
+        core.handle(e.WorkerStored(f"w{n}", 1), now)
+        core.state.workers[f"w{n}"].seconds_a_message = settings.batch_target_s / BATCH
+    template = wire.Template("a@example.com", "s", text="t")
+    core.handle(e.SubmissionOpened(b"k", 1, wire.OpenCampaign("s", template), b"", b"", None, "c", 1), now)
+    campaign = core.state.by_id["c"]
+    campaign.total, campaign.chunks = messages + 10_000_000, 1  # far from its tail
+    core.handle(e.FromClient(b"k", 2, wire.Commit("c", 1, campaign.total)), now)
+    core.handle(e.CampaignStored(1), now)
+    core.dispatch(now)
+    fresh = [((1 << 32) + n, f"user{n}@example.com", b"x" * 30, 0) for n in range(messages)]
+    core.handle(e.FreshRead(1, fresh, (1 << 32) + messages, False), now)
+    peers = {f"p{n}".encode() for n in range(workers)}
+    outcomes_s, sent, began = 0.0, 0, time.process_time()
+    while sent < messages:
+        batches = [command for command in core.dispatch(now) if isinstance(command, c.SendBatch)]
+        if not batches:
+            break
+        for batch in batches:
+            assert batch.peer in peers
+            made = time.process_time()
+            rows = [
+                wire.Outcome(batch.batch, 1, item[0], 1, "sent", "recipient", 250, "ok", 1, 201)
+                for item in batch.items
+            ]
+            outcomes_s += time.process_time() - made  # the benchmark's own work
+            report = wire.Outcomes(0, rows, [batch.batch])
+            core.handle(e.FromWorker(batch.peer, 0, report), now)
+            sent += len(rows)
+    return (time.process_time() - began - outcomes_s) / sent * 1e6

@@ -1,0 +1,192 @@
+"""Processes under measurement: a sink, a broker, a worker; their CPU and memory as the kernel counts them."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from client import Campaign, Client
+
+ROOT = Path(__file__).resolve().parents[2]
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def tool(name: str) -> str:
+    """The path of one of Postfix's test tools, or an error that says what to install."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/lib/postfix/sbin")
+    if not found:
+        raise click.ClickException(f"{name} is missing: apt-get install postfix")
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    def __init__(self, command: list[str], folder: Path, name: str) -> None:
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
+            environment["PYTHONPATH"] = str(ROOT)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
+            )
+
+    @property
+    def cpu_s(self) -> float:
+        """User and system time so far."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(stat[11]) + int(stat[12])) / _TICKS_A_SECOND
+
+    @property
+    def peak_rss_mb(self) -> float:
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+@contextmanager
+def sink() -> Iterator[int]:
+    """Debian's smtp-sink on a free port."""
+    port = free_port()
+    command = [tool("smtp-sink"), f"127.0.0.1:{port}", "1024"]
+    if os.geteuid() == 0:  # it insists on being someone else
+        command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *command]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        process = Process(command, Path(folder), "sink")
+        try:
+            wait_for_port(port)
+            yield port
+        finally:
+            process.stop()
+
+
+def wait_for_port(port: int, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise click.ClickException(f"nothing listens on port {port}") from None
+            time.sleep(0.02)
+
+
+class Cluster:
+    """A broker with its journal on disk, a worker for each SMTP port, and a client."""
+
+    def __init__(self, folder: Path, smtp_ports: list[int], connections: int = 16) -> None:
+        clients, workers = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+        quiet = ["--log-level", "warning"]
+        self.broker = Process(
+            [sys.executable, "-m", "broker", "--clients", clients, "--workers", workers,
+             "--journal", str(folder / "journal.db"), *quiet],
+            folder, "broker",
+        )  # fmt: skip
+        self.workers = [
+            Process(
+                [sys.executable, "-m", "worker", "--broker", workers, "--smtp", f"smtp://127.0.0.1:{port}",
+                 "--tls", "none", "--name", f"w{n}", "--max-connections", str(connections), *quiet],
+                folder, f"w{n}",
+            )
+            for n, port in enumerate(smtp_ports)
+        ]  # fmt: skip
+        self.client = Client(clients, connect_timeout=20, timeout=120)
+        end = time.monotonic() + 20
+        while sum(w.state == "ready" for w in self.client.servers()) < len(smtp_ports):
+            if time.monotonic() > end:
+                raise click.ClickException("the workers didn't come up")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.client.close()
+        for process in [*self.workers, self.broker]:
+            process.stop()
+
+
+@contextmanager
+def cluster(smtp_ports: list[int], connections: int = 16) -> Iterator[Cluster]:
+    # Under the checkout, not in /tmp: that may be memory, and a journal belongs on a disk.
+    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".bench-") as folder:
+        made = Cluster(Path(folder), smtp_ports, connections)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+def newsletter(recipients: int) -> Campaign:
+    """About 5,000 bytes a message: HTML and text, merge fields in both, as a newsletter has them."""
+    paragraph = "<p>{}</p>\n"
+    words = "A line of news that is neither long nor short, as newsletters have them. "
+    html = (
+        "<html><body><h1>Hello {{ first_name }}</h1>\n"
+        + paragraph.format(words * 2) * 15
+        + '<p>{{ city }}: <a href="https://example.com/u/{{ token }}">unsubscribe</a></p></body></html>\n'
+    )
+    text = (
+        "Hello {{ first_name }},\n\n"
+        + (words + "\n") * 22
+        + "{{ city }}: https://example.com/u/{{ token }}\n"
+    )
+
+    def rows() -> Iterator[dict[str, str]]:
+        for n in range(recipients):
+            yield {
+                "email": f"user{n}@example{n % 97}.com",
+                "first_name": f"Anna{n % 1000}",
+                "city": "Hamburg",
+                "token": f"{n:08x}",
+            }
+
+    return Campaign(
+        sender="News <news@example.com>",
+        subject="Hello {{ first_name }}, the news",
+        html=html,
+        text=text,
+        recipients=Repeatable(rows),
+    )
+
+
+class Repeatable:
+    """An iterable that can be read twice and is never held."""
+
+    def __init__(self, make: object) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return self._make()  # type: ignore[operator, no-any-return]  # a generator function
+
+
+def message_bytes(campaign: Campaign) -> int:
+    """The size of the first message as it is sent."""
+    from evenpost.compose import compile_template
+
+    fields = ("first_name", "city", "token")
+    composer = compile_template(campaign.template(fields), campaign_id="x", created_at_ms=0)
+    return len(composer.compose(1, "user1@example1.com", ["Anna1", "Hamburg", "00000001"], 0.0))

@@ -1,0 +1,86 @@
+"""A fault of ours ends the process; it is never half dead."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from evenpost.wire import codec, messages
+from evenpost.wire.messages import Batch, BatchItem, CampaignTemplate, Message, Template
+from worker.outcome_log import OutcomeLog
+from worker.service import Worker
+from worker.settings import Settings
+from worker.smtp.config import ServerConfig
+
+INTERNAL = 70
+DEADLINE_S = 10
+
+
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
+    settings = Settings(
+        broker=f"ipc://{tmp_path}/nobody",
+        server=ServerConfig.from_url("smtp://127.0.0.1:9"),
+        name="w1",
+        outcome_log=tmp_path / "log",
+    )
+    made = Worker(settings, OutcomeLog.open(settings.outcome_log, now_ms=1))
+    yield made
+    OutcomeLog.open(settings.outcome_log, now_ms=2).close()  # it has been let go of
+
+
+def receive(worker: Worker, *received: Message) -> None:
+    for message in received:
+        worker._receive(codec.encode(message))
+
+
+async def status_after(worker: Worker, act: Callable[[], None]) -> int:
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        running = group.create_task(worker.run())
+        group.create_task(asyncio.sleep(0)).add_done_callback(lambda _: act())
+    assert len(worker._tasks) == 0
+    return running.result()
+
+
+async def test_a_batch_that_crashes_ends_the_worker(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crash(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(worker._pool, "run", crash)
+    template = CampaignTemplate(7, "c7", 1, Template(sender="a@b.example", subject="Hi", text="x"))
+    items = [BatchItem(1, 1, "r@example.org", b"\x90")]
+
+    def act() -> None:
+        receive(worker, messages.WorkerWelcome("b", 1.0, 10.0), template)
+        worker._session._lease.end = float("inf")  # HELLO found nobody, so there is no lease to be had
+        receive(worker, Batch(1, 7, items))
+
+    assert await status_after(worker, act) == INTERNAL
+
+
+async def test_a_callback_that_crashes_ends_the_worker(worker: Worker) -> None:
+    def crash() -> None:
+        raise RuntimeError("a bug")
+
+    loop = asyncio.get_running_loop()
+
+    def act() -> None:
+        loop.call_soon(crash)
+
+    assert await status_after(worker, act) == INTERNAL
+    loop.set_exception_handler(None)
+
+
+async def test_a_connection_that_breaks_oddly_does_not(worker: Worker) -> None:
+    loop = asyncio.get_running_loop()
+
+    def act() -> None:
+        loop.call_exception_handler(
+            {"message": "Fatal error", "exception": OSError("odd"), "transport": object()}
+        )
+        worker._signalled(signal.SIGTERM)
+
+    assert await status_after(worker, act) == 0
+    loop.set_exception_handler(None)
