@@ -162,7 +162,8 @@ def servers(broker: str, timeout: float, as_json: bool) -> None:
         return
     sent = sum(w.sent for w in found)
     rows = [output.server_row(w, sent) for w in found]
-    output.table(output.SERVER_COLUMNS, rows, empty="No worker has connected yet.")
+    columns, rows = _without_zeros(output.SERVER_COLUMNS, rows, keep=len(output.WORKER_COLUMNS))
+    output.table(columns, rows, empty="No worker has connected yet.")
 
 
 def _attempts(rows: Sequence[ReportRow]) -> Iterator[list[object]]:
@@ -177,12 +178,14 @@ def _attempts(rows: Sequence[ReportRow]) -> Iterator[list[object]]:
             yield ["", when, attempt.outcome, attempt.code or "", attempt.reply, attempt.worker, "", number]
 
 
-def _without_zeros(columns: Sequence[str], rows: list[list[object]]) -> tuple[list[str], list[list[object]]]:
-    """On a terminal, states that no campaign has a message in take no room."""
+def _without_zeros(
+    columns: Sequence[str], rows: list[list[object]], keep: int = 1
+) -> tuple[list[str], list[list[object]]]:
+    """On a terminal, columns that say nothing take no room; the first `keep` stay."""
     if not output.on_terminal():
         return list(columns), rows
     empty = (0, 0.0, "")
-    kept = [i for i, c in enumerate(columns) if c == "campaign" or any(row[i] not in empty for row in rows)]
+    kept = [i for i in range(len(columns)) if i < keep or any(row[i] not in empty for row in rows)]
     return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 

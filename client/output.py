@@ -193,7 +193,10 @@ def worker_row(worker: WorkerStatus, sent_in_all: int) -> list[object]:
 
 
 def server_row(worker: WorkerStatus, sent_in_all: int) -> list[object]:
-    pools, seen = ", ".join(worker.pools), local_time(worker.last_seen_at)
+    seen = local_time(worker.last_seen_at)
+    if on_terminal() and seen[:10] == time.strftime("%Y-%m-%d"):
+        seen = seen[11:]
+    pools = ", ".join(worker.pools)
     return [
         *worker_row(worker, sent_in_all), worker.deferred, worker.bounced, worker.weight, pools, seen,
         worker.reason,

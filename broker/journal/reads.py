@@ -1,6 +1,7 @@
 """What the journal answers: the reading half of the SQLite journal."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,15 +38,20 @@ def address_hash(address: str) -> int:
     return zlib.crc32(address.casefold().encode())
 
 
-class Reads:
+class Reads(ABC):
     """Queries over an open connection."""
 
     _db: apsw.Connection
+
+    @abstractmethod
+    def _set_campaigns(self) -> None:
+        """Writes what is still to be written of campaigns' rows, before they are read."""
 
     def _rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
         return self._db.execute(sql, bindings).fetchall()
 
     def campaigns(self) -> list[Campaign]:
+        self._set_campaigns()
         return [_campaign(row) for row in self._rows(_CAMPAIGN + " WHERE finished_at = 0")]
 
     def campaign(self, id_: str) -> Campaign | None:
@@ -58,6 +64,7 @@ class Reads:
         return self._one_campaign(" WHERE submission = ?", submission)
 
     def _one_campaign(self, where: str, value: str | int) -> Campaign | None:
+        self._set_campaigns()
         for row in self._rows(_CAMPAIGN + where, (value,)):
             return _campaign(row)
         return None

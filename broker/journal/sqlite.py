@@ -63,6 +63,7 @@ class SqliteJournal(Reads):
         except apsw.Error as error:
             raise JournalError(f"can't open the journal {path}: {error}") from None
         self._in_transaction = False
+        self._campaign_changes: dict[int, SetCampaign] = {}
         self._run = self._value("SELECT coalesce(max(run), 0) FROM run")
 
     def _open(self) -> None:
@@ -130,14 +131,8 @@ class SqliteJournal(Reads):
             case SetMessages(rows):
                 db.executemany(_SET_MESSAGE, rows)
             case SetCampaign():
-                db.execute(
-                    _SET_CAMPAIGN,
-                    (
-                        change.number, change.phase, change.chunks, change.total, codec.pack(change.counts),
-                        change.attempts, change.unknown, change.duplicates, change.low_water,
-                        change.expire_at, change.finished_at, change.closed_as, change.recount,
-                    ),
-                )  # fmt: skip
+                # Every report of a worker changes it; only the last change of a group is worth a statement.
+                self._campaign_changes[change.number] = change
             case AddRecipients():
                 self._add_recipients(change)
             case AddCampaign(campaign):
@@ -175,10 +170,23 @@ class SqliteJournal(Reads):
             sorted((run, crc32(row.address.casefold().encode()), id_) for id_, row in enumerate(rows, first)),
         )
 
+    def _set_campaigns(self) -> None:
+        changes, self._campaign_changes = self._campaign_changes, {}
+        for change in changes.values():
+            self._db.execute(
+                _SET_CAMPAIGN,
+                (
+                    change.number, change.phase, change.chunks, change.total, codec.pack(change.counts),
+                    change.attempts, change.unknown, change.duplicates, change.low_water,
+                    change.expire_at, change.finished_at, change.closed_as, change.recount,
+                ),
+            )  # fmt: skip
+
     def commit(self) -> None:
         if not self._in_transaction:
             return
         try:
+            self._set_campaigns()
             self._db.execute("COMMIT")
         except apsw.Error as error:
             raise JournalError(f"can't flush the journal {self.path} to disk: {error}") from error
@@ -186,6 +194,7 @@ class SqliteJournal(Reads):
 
     def reopen(self, campaign: int) -> None:
         self.apply(())
+        self._set_campaigns()
         self._db.execute(
             "UPDATE campaign SET recount = 1, finished_at = 0, closed_as = NULL, phase = ?"
             " WHERE number = ? AND phase <> ?",

@@ -1,14 +1,17 @@
 """The clients against a broker that loses, doubles and restarts."""
 
 import asyncio
+import os
+import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from client import AsyncClient, Campaign, Client, ClientError, InputError
 from client.session import Timing
+from client.sync_api import _close, _next
 from evenpost.wire import codec
 from evenpost.wire.errors import Code
 from evenpost.wire.messages import (
@@ -435,6 +438,33 @@ def test_the_synchronous_client_does_the_same(broker: FakeBroker) -> None:
     with pytest.raises(ClientError, match="closed"):
         client.servers()
     assert not [t for t in threading.enumerate() if t.name == "evenpost-client"]
+
+
+def test_a_watch_that_is_interrupted_at_any_moment_ends_cleanly(broker: FakeBroker) -> None:
+    broker.updates = [WatchUpdate([status(sent=1)], [WORKER])]
+    with sync_client(broker) as client:
+        for number in range(40):
+            timer = threading.Timer(number / 4_000, os.kill, (os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                timer.start()
+                for _ in client.watch("c1", interval=0.05):
+                    pass
+            timer.join()
+        assert client.servers() == [WORKER]
+
+
+async def test_an_iterator_whose_step_is_still_being_cancelled_is_closed_after_it() -> None:
+    async def forever() -> AsyncIterator[int]:
+        await asyncio.Event().wait()
+        yield 1
+
+    iterator = forever()
+    step = asyncio.get_running_loop().create_task(_next(iterator))
+    await asyncio.sleep(0)
+    step.cancel()
+    await _close(iterator)
+    with pytest.raises(asyncio.CancelledError):
+        await step
 
 
 async def test_the_synchronous_client_works_inside_a_running_loop(broker: FakeBroker) -> None:
