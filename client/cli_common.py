@@ -38,7 +38,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 def command(function: F) -> F:
     """--broker, --timeout and --json for a command, and its errors as sentences."""
-    return broker_option(timeout_option(json_option(speaking(function))))  # type: ignore[no-any-return]
+    return broker_option(timeout_option(json_option(speaking(function))))  # type: ignore[no-any-return]  # click's
 
 
 def connect(broker: str, timeout: float) -> Client:

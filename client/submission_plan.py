@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -182,9 +182,9 @@ class Plan:
         skipped = self.checked.problems_total if self.checked else 0
         return Receipt(submission.campaign, submission.stored, self._submission, submission.again, skipped)
 
-    def _check_row(self, line: int, address: str, values: object) -> str | None:
+    def _check_row(self, line: int, address: str, values: Sequence[object]) -> str | None:
         try:
-            self.composer.check(0, address, values)  # type: ignore[arg-type]
+            self.composer.check(0, address, values)
         except ComposeError as error:
             return str(error)
         return None

@@ -33,6 +33,12 @@ class Rows:
     def __len__(self) -> int:
         return sum(len(run.rows) for run in self._runs)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The number of the first row, and one more than that of the last; (0, 0) where there is none."""
+        runs = [run for run in self._runs if run.rows]
+        return (runs[0].first, runs[-1].end) if runs else (0, 0)
+
     def runs(self) -> Iterator[tuple[int, list[OutcomeRow]]]:
         """Each run: the number of its first row, and its rows."""
         for run in self._runs:

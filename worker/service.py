@@ -245,7 +245,8 @@ class Worker:
             weight=settings.weight,
             pools=list(settings.pools),
             holding=command.holding,
-            outcomes_to_come=command.outcomes_to_come,
+            outcomes_from=command.outcomes[0],
+            outcomes_upto=command.outcomes[1],
             software=f"evenpost {__version__}",
         )
         self._send_message(hello, command.request)

@@ -54,6 +54,9 @@ MISSED_MAX = 3
 """Heartbeats without a word from the broker: it is lost, or has forgotten us."""
 NO_CONNECTION_RETRY_S = 0.1
 """HELLO is tried this often while there is no connection to send it on."""
+HELLO_HEARTBEATS_MAX = 5
+"""The longest pause between two hellos, in heartbeats."""
+
 BATCHES_REMEMBERED_MAX = 100_000
 """Numbers of ended batches, so that one which comes twice isn't sent twice."""
 ERRORS_LOGGED_EVERY_S = 10.0
@@ -87,6 +90,10 @@ class Session:
         self._last_batch = 0
 
         self._welcomed = False
+        self._hello = 0
+        """The number of the last hello."""
+        self._hellos = 0
+        """Hellos since the last welcome."""
         self._broker = ""
         self._heartbeat_s = HEARTBEAT_S
         self._lease = Lease()
@@ -193,6 +200,9 @@ class Session:
     # --- the broker's word --------------------------------------------------------------------------
 
     def _welcome(self, welcome: messages.WorkerWelcome, request: int, now: Now, out: list[Command]) -> None:
+        if request != self._hello:
+            return  # of an earlier hello: what the broker knows of us is older than what we said last
+        self._hellos = 0
         self._heartbeat_s = max(welcome.heartbeat_s, HEARTBEAT_S_MIN)
         sent = self._lease.welcomed(request, welcome.lease_s)
         if sent is not None:
@@ -242,6 +252,8 @@ class Session:
 
     def _take_batch(self, batch: messages.Batch, now: Now, out: list[Command]) -> None:
         number = batch.batch
+        if not self._welcomed:
+            return  # sent before the broker read our hello, which doesn't name it: it gives it out again
         if number in self.batches or number in self._ended:
             return
         if len({item.index for item in batch.items}) < len(batch.items):
@@ -328,6 +340,10 @@ class Session:
             self._lease.heartbeat_sent(self._number, mono)
             out.append(SendHeartbeat(self._number, self._last_batch, bool(self._ending)))
             return
+        self._hello = self._number
+        self._hellos += 1
+        # Only the last hello's welcome counts: a broker slower than our heartbeat must get the time for it.
+        self._speak_at = mono + self._heartbeat_s * min(self._hellos, HELLO_HEARTBEATS_MAX)
         self._lease.hello_sent(self._number, mono)
         if self._silent_since is None:
             self._silent_since = mono
@@ -340,7 +356,7 @@ class Session:
             if (indices := held.open_indices())
         ]
         holding = holding[: limits.HOLDING_BATCHES_MAX]
-        out.append(SendHello(self._number, holding, len(self._rows)))
+        out.append(SendHello(self._number, holding, self._rows.span))
 
     # --- the end ------------------------------------------------------------------------------------
 

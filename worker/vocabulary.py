@@ -111,7 +111,8 @@ Event: TypeAlias = Received | Unsent | Tick | Flushed | BatchEnded | DrainAsked 
 class SendHello:
     request: int
     holding: list[HeldBatch]
-    outcomes_to_come: int
+    outcomes: tuple[int, int]
+    """Numbers of the outcomes that no broker has confirmed: from, up to but not including."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,6 @@ class WorkerHello(Message, frozen=True):
     outcomes_upto: Count = 0
     """The outcomes in its log that no broker has confirmed have numbers from `outcomes_from` up to, but not
     including, `outcomes_upto`: they follow in OUTCOMES after the welcome."""
-    outcomes_to_come: Count = 0
-    """Outcomes in its log that no broker has confirmed: they follow at once in OUTCOMES."""
     software: str = ""
 
 

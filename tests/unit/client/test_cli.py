@@ -61,7 +61,7 @@ def start(*arguments: str | Path, broker: FakeBroker | None = None, **given: obj
     environment = {**os.environ, "EVENPOST_BROKER": endpoint, "PYTHONPATH": str(ROOT), "TZ": "UTC"}
     return subprocess.Popen(
         [sys.executable, "-m", "client", *map(str, arguments)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given,  # type: ignore[call-overload]
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given,  # type: ignore[call-overload]  # loose on purpose
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,7 +225,7 @@ def said(*words: str) -> Callable[[str], bool]:
 
 async def test_one_signal_ends_workers_first_and_then_the_broker(tmp_path: Path) -> None:
     cast = Cast(tmp_path, broker=RUNS, w1=RUNS, w2=RUNS)
-    stop = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    stop = partial(os.kill, os.getpid(), signal.SIGINT)
     assert await cast.run((said("broker runs", "w1 runs", "w2 runs"), stop)) == 0
     order = (tmp_path / "order").read_text().split("\n")
     assert set(order[:2]) == {"w1 ended", "w2 ended"} and order[2] == "broker ended"
@@ -234,7 +235,7 @@ async def test_one_signal_ends_workers_first_and_then_the_broker(tmp_path: Path)
 
 async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     cast = Cast(tmp_path, broker=DEAF, w1=DEAF)
-    stop = lambda: cast.supervisor.stop(signal.SIGINT)  # noqa: E731
+    stop = partial(cast.supervisor.stop, signal.SIGINT)
     started = time.monotonic()
     assert await cast.run((said("broker runs", "w1 runs"), stop), (said("Again to stop"), stop)) == 130
     assert time.monotonic() - started < QUICK.drain_s
@@ -274,6 +275,7 @@ async def test_wrong_settings_are_not_tried_again(tmp_path: Path) -> None:
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     script = f"""
 import asyncio, sys
+from functools import partial
 from pathlib import Path
 from client.up import Supervisor
 from client.up_config import Cluster, Program

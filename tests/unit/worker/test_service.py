@@ -31,9 +31,9 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
     OutcomeLog.open(settings.outcome_log, now_ms=2).close()  # it has been let go of
 
 
-def receive(worker: Worker, *received: Message) -> None:
+def receive(worker: Worker, *received: Message, request: int = 0) -> None:
     for message in received:
-        worker._receive(codec.encode(message))
+        worker._receive(codec.encode(message, request))
 
 
 async def status_after(worker: Worker, act: Callable[[], None]) -> int:
@@ -53,7 +53,8 @@ async def test_a_batch_that_crashes_ends_the_worker(worker: Worker, monkeypatch:
     items = [BatchItem(1, 1, "r@example.org", b"\x90")]
 
     def act() -> None:
-        receive(worker, messages.WorkerWelcome("b", 1.0, 10.0), template)
+        hello = worker._session._hello
+        receive(worker, messages.WorkerWelcome("b", 1.0, 10.0), template, request=hello)
         worker._session._lease.end = float("inf")  # HELLO found nobody, so there is no lease to be had
         receive(worker, Batch(1, 7, items))
 

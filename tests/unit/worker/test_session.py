@@ -93,9 +93,9 @@ def names(commands: list[Command]) -> list[str]:
 
 def test_hello_until_a_welcome() -> None:
     game = Game()
-    assert game.play(Tick(), at=0) == [SendHello(1, [], 0)]
+    assert game.play(Tick(), at=0) == [SendHello(1, [], (0, 0))]
     assert game.play(Tick(), at=0.5) == []
-    assert game.play(Tick(), at=1) == [SendHello(2, [], 0)]
+    assert game.play(Tick(), at=1) == [SendHello(2, [], (0, 0))]
     assert names(game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), 2, at=1.2)) == [
         "worker.welcomed", "FlushLog",
     ]  # fmt: skip
@@ -120,21 +120,30 @@ def test_the_lease_counts_from_when_the_hello_was_sent() -> None:
     game = Game()
     game.play(Tick(), at=0)
     game.play(Tick(), at=1)
-    game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), 1, at=5)
-    assert game.session.may_begin(100 + LEASE_S - 0.01)
-    assert not game.session.may_begin(100 + LEASE_S)
-    # The answer to the second HELLO prolongs it.
-    game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), 2, at=5.1)
-    assert game.session.may_begin(100 + LEASE_S + 0.99)
+    game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), 2, at=5)
+    assert game.session.may_begin(101 + LEASE_S - 0.01)
+    assert not game.session.may_begin(101 + LEASE_S)
 
 
-def test_a_welcome_without_a_number_answers_the_oldest_hello() -> None:
+def test_only_the_last_hellos_welcome_counts_and_batches_before_it_do_not() -> None:
+    """The broker that answered the first hello knows less than the second one said: what it gives out
+    before it has read the second is given out again."""
     game = Game()
     game.play(Tick(), at=0)
     game.play(Tick(), at=1)
-    game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), 0, at=1.5)
-    assert game.session.may_begin(100 + LEASE_S - 0.01)
-    assert not game.session.may_begin(100 + LEASE_S)
+    for number in (1, 0):
+        assert game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), number, at=1.1) == []
+    game.receive(batch(1, 10), at=1.2)
+    assert not game.session.batches
+    game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), 2, at=1.3)
+    game.receive(batch(2, 10), at=1.4)
+    assert list(game.session.batches) == [2]
+
+
+def test_hellos_become_rarer_so_that_a_slow_broker_can_answer_the_last() -> None:
+    game = Game()
+    said = [t for t in range(40) if names(game.play(Tick(), at=t))[-1:] == ["SendHello"]]
+    assert said == [0, 1, 3, 6, 10, 15, 20, 25, 30, 35]
 
 
 def test_an_acknowledged_heartbeat_prolongs_the_lease_from_when_it_was_sent() -> None:
@@ -256,7 +265,7 @@ def test_a_lost_broker_is_greeted_with_what_is_here() -> None:
         assert isinstance(game.play(Tick(), at=second)[0], SendHeartbeat)
     out = game.play(Tick(), at=3.1)
     assert names(out) == ["worker.lost_broker", "SendHello"]
-    assert out[1] == SendHello(5, [HeldBatch(1, 7, [11, 12]), HeldBatch(2, 7, [20, 21])], 1)
+    assert out[1] == SendHello(5, [HeldBatch(1, 7, [11, 12]), HeldBatch(2, 7, [20, 21])], (0, 1))
     assert names(game.play(Tick(), at=4.1)) == ["SendHello"]
     # The lease is still there: work goes on meanwhile.
     assert game.session.may_begin(game.mono)
@@ -288,6 +297,7 @@ def test_when_the_lease_ends_what_was_not_begun_goes_back() -> None:
     game.receive(batch(1, 10, 11, 12))
     game.receive(batch(2, 20))
     game.session.batches[1].take()
+    game.receive(messages.OutcomesCommitted(0), at=LEASE_S - 0.5)  # the broker lives, but grants no lease
     out = game.play(Tick(), at=LEASE_S)
     given = [(c.held.number, [i.index for i in c.items], c.reason) for c in out if isinstance(c, GiveBack)]
     assert given == [(1, [11, 12], "the lease has ended"), (2, [20], "the lease has ended")]
@@ -296,6 +306,7 @@ def test_when_the_lease_ends_what_was_not_begun_goes_back() -> None:
     assert list(game.session.batches) == [1]
     assert "worker.lease_ended" not in names(game.play(Tick(), at=LEASE_S + 1))
     # A batch that comes now goes back at once.
+    assert "worker.lost_broker" not in names(out)
     out = game.receive(batch(3, 30), at=LEASE_S + 1.1)
     assert [(c.held.number, c.reason) for c in out if isinstance(c, GiveBack)] == [(3, "the lease has ended")]
 
@@ -367,8 +378,8 @@ def test_drain_waits_for_the_broker_and_then_keeps_the_outcomes() -> None:
     game.rows.add(row(1, 1))
     game.play(Tick(), at=0)
     game.play(DrainAsked("SIGTERM"), at=0)
-    assert game.session.wake_at() == 101
-    assert names(game.play(Tick(), at=1)) == ["SendHello"]
+    assert game.session.wake_at() == 102
+    assert names(game.play(Tick(), at=2)) == ["SendHello"]
     game.play(Tick(), at=4.9)
     assert game.session.wake_at() == 105
     out = game.play(Tick(), at=5)
