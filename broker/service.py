@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, assert_never
 
 import zmq
@@ -34,17 +35,14 @@ from broker.core.commands import (
 from broker.core.dispatcher import Dispatcher
 from broker.core.events import (
     Event,
-    FreshRead,
     FromClient,
     FromWorker,
-    HeldRead,
-    LookedUp,
-    RetriesRead,
     SendFailed,
     SubmissionOpened,
     Tick,
 )
-from broker.core.state import Campaign, message_id
+from broker.core.state import Campaign
+from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
@@ -264,14 +262,8 @@ class Broker:
                     self._reply(command.peer, command.request, command.message)
                 case Log():
                     getattr(self._log, command.level)(command.event, **command.fields)
-                case ReadFresh():
-                    self._read_fresh(command)
-                case ReadRetries():
-                    self._read_retries(command)
-                case ReadHeld():
-                    self._read_held(command)
-                case LookUp():
-                    self._look_up(command)
+                case ReadFresh() | ReadRetries() | ReadHeld() | LookUp():
+                    self._queue.read(partial(answer, command, self._journal), self._handle)
                 case SendTemplate():
                     self._send_template(command)
                 case Raise(event):
@@ -312,46 +304,6 @@ class Broker:
         template = codec.unpack_struct(campaign.template, wire.Template)
         message = wire.CampaignTemplate(campaign.number, campaign.id, campaign.created_at, template)
         self._send(self._workers, command.peer, codec.encode(message))
-
-    def _read_fresh(self, command: ReadFresh) -> None:
-        journal, campaign, limit = self._journal, command.campaign, command.limit
-
-        def event() -> Event:
-            rows = journal.fresh(campaign, command.after, limit)
-            complete = len(rows) < limit
-            upto = message_id(campaign + 1, 0) - 1 if complete else rows[-1][0]
-            return FreshRead(campaign, rows, upto, complete)
-
-        self._queue.read(event, self._handle)
-
-    def _read_retries(self, command: ReadRetries) -> None:
-        journal = self._journal
-
-        def event() -> Event:
-            read = journal.retries(command.campaign, command.after, command.due_upto, command.limit)
-            return RetriesRead(command.campaign, *read)
-
-        self._queue.read(event, self._handle)
-
-    def _read_held(self, command: ReadHeld) -> None:
-        ids = [message_id(held.campaign, index) for held in command.batches for index in held.indices]
-
-        def event() -> Event:
-            return HeldRead(command.worker, command.batches, self._journal.stored(ids))
-
-        self._queue.read(event, self._handle)
-
-    def _look_up(self, command: LookUp) -> None:
-        ids = list({message_id(outcome.campaign, outcome.index) for outcome in command.outcomes})
-        numbers = {outcome.campaign for outcome in command.outcomes}
-
-        def event() -> Event:
-            found = {number: self._journal.campaign_by_number(number) for number in numbers}
-            campaigns = {number: campaign for number, campaign in found.items() if campaign is not None}
-            rows = self._journal.stored(ids)
-            return LookedUp(command.worker, command.outcomes, rows, campaigns, command.confirm)
-
-        self._queue.read(event, self._handle)
 
     def _reopen(self, command: Reopen) -> None:
         def refuse(error: wire.Error) -> None:

@@ -133,7 +133,7 @@ def submit(
         submission_id = submission_id or new_submission_id()
         with connect(broker, timeout) as client:
             if not as_json and not chosen:
-                click.echo(f"Submission {submission_id} (--submission-id to take it up again)", err=True)
+                bar.say(f"Submission {submission_id} (--submission-id to take it up again)")
             receipt = client.submit_plan(plan, submission_id)
             bar.stop()
             _finish(client, receipt, plan, wait=wait, as_json=as_json)

@@ -116,6 +116,13 @@ class Bar:
             self._progress.stop()
             self._progress = None
 
+    def say(self, text: str) -> None:
+        """A line on standard error, above the bar where there is one."""
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text, err=True)
+
     def __call__(self, phase: str, done: int, total: int) -> None:
         """As a submission tells it: "check" in bytes, "send" in recipients."""
         if self._progress is None:

@@ -47,8 +47,8 @@ Exit status
 # fmt: off
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110, "show_default": True})
 @option(
-    "--broker", default="tcp://127.0.0.1:5551", metavar="ENDPOINT",
-    help="Where the broker listens for workers.",
+    "--broker", default="tcp://127.0.0.1:5551", metavar="ENDPOINT", envvar="EVENPOST_WORKER_BROKER",
+    help="Where the broker listens for workers. (Clients have another endpoint, in EVENPOST_BROKER.)",
 )
 @option(
     "--smtp", required=True, metavar="URL",

@@ -219,7 +219,11 @@ class Session:
     def _refused(self, error: messages.Error, now: Now, out: list[Command]) -> None:
         if error.code == Code.NOT_FOUND:
             if self._welcomed:
-                self._lose("the broker doesn't know this connection", now, out)
+                # After a goodbye that is how it should be, unless there is still something to tell.
+                known = self._goodbye_at == _NEVER or not self._reporter.settled
+                self._lose(
+                    "the broker doesn't know this connection", now, out, "warning" if known else "debug"
+                )
                 self._speak_at = now.mono
         elif error.code == Code.CONFLICT:
             if self._ending != "conflict":
@@ -233,9 +237,11 @@ class Session:
             self._error_logged_at = now.mono
             out.append(Log("warning", "worker.refused", {"code": error.code, "reason": error.message}))
 
-    def _lose(self, reason: str, now: Now, out: list[Command]) -> None:
+    def _lose(
+        self, reason: str, now: Now, out: list[Command], level: Literal["debug", "warning"] = "warning"
+    ) -> None:
         """HELLO again, until WELCOME."""
-        out.append(Log("warning", "worker.lost_broker", {"reason": reason}))
+        out.append(Log(level, "worker.lost_broker", {"reason": reason}))
         self._welcomed = False
         self._lease.forget_sent()
         self._speak_at = min(self._speak_at, now.mono)

@@ -73,7 +73,10 @@ def split(frames: Sequence[bytes], accepted: Set[Type]) -> tuple[int, Type, byte
             "run the same release of Evenpost on both",
         )
     if type_number not in accepted:
-        raise WireError(Code.BAD_MESSAGE, f"message type {type_number} is not accepted here")
+        raise WireError(
+            Code.BAD_MESSAGE,
+            f"message type {type_number} is not accepted on this endpoint: clients and workers have one each",
+        )
     if len(body) > limits.FRAME_BYTES_MAX:
         raise WireError(Code.TOO_LARGE, f"{len(body)} bytes; at most {limits.FRAME_BYTES_MAX} are accepted")
     return request, Type(type_number), body

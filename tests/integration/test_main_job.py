@@ -69,7 +69,7 @@ def test_refused_and_deferred_mail_ends_as_the_servers_said(tmp_path: Path) -> N
     assert "no such user" in rows["user3@example.com"].reply
     greylisted = rows["user5@example.com"]
     assert greylisted.state == "sent" and greylisted.attempts >= 2
-    assert [attempt.code for attempt in greylisted.history][0] == 450
+    assert greylisted.history[0].code == 450
     # Another server first; should that one greylist too, whoever comes.
     by = [*(attempt.worker for attempt in greylisted.history), greylisted.worker]
     assert by[0] != by[1]

@@ -58,6 +58,8 @@ class FakeBroker:
                 self.peer, *frames = self._socket.recv_multipart()
                 received = codec.decode(frames, messages.FROM_WORKER)
                 self._note(received)
+                if isinstance(received.message, messages.WorkerHello) and type_ is not messages.WorkerHello:
+                    self._welcome(received.request)  # a hello that crossed the welcome of the one before
                 if type_ is messages.Goodbye and isinstance(received.message, messages.Outcomes):
                     self._confirm(received.message)
                 if isinstance(received.message, type_):
@@ -67,10 +69,11 @@ class FakeBroker:
 
     def welcome(self, *, revoke: Sequence[int] = ()) -> messages.WorkerHello:
         hello = self.expect(messages.WorkerHello)
-        self.send(
-            messages.WorkerWelcome(self.name, HEARTBEAT_S, self.lease_s, revoke=list(revoke)), self.request
-        )
+        self._welcome(self.request, revoke)
         return hello
+
+    def _welcome(self, request: int, revoke: Sequence[int] = ()) -> None:
+        self.send(messages.WorkerWelcome(self.name, HEARTBEAT_S, self.lease_s, revoke=list(revoke)), request)
 
     def commit(self, count: int) -> list[Outcome]:
         """Confirms outcomes until there were `count`, all together. Gives all, by index."""

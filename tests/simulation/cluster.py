@@ -14,6 +14,7 @@ from broker.core import events as e
 from broker.core.dispatcher import Dispatcher
 from broker.core.invariants import violations
 from broker.core.state import Settings, message_id
+from broker.journal.answers import answer
 from broker.journal.sqlite import SqliteJournal
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
@@ -312,23 +313,8 @@ class Cluster:
                 case c.Persist():
                     self.journal.apply(job.changes)
                     answers.append(job.then)
-                case c.ReadFresh():
-                    rows = self.journal.fresh(job.campaign, job.after, job.limit)
-                    complete = len(rows) < job.limit
-                    upto = message_id(job.campaign + 1, 0) - 1 if complete else rows[-1][0]
-                    self.handle(e.FreshRead(job.campaign, rows, upto, complete))
-                case c.ReadRetries():
-                    read = self.journal.retries(job.campaign, job.after, job.due_upto, job.limit)
-                    self.handle(e.RetriesRead(job.campaign, *read))
-                case c.ReadHeld():
-                    ids = [message_id(h.campaign, i) for h in job.batches for i in h.indices]
-                    self.handle(e.HeldRead(job.worker, job.batches, self.journal.stored(ids)))
-                case c.LookUp():
-                    ids = [message_id(o.campaign, o.index) for o in job.outcomes]
-                    found = {o.campaign: self.journal.campaign_by_number(o.campaign) for o in job.outcomes}
-                    campaigns = {number: k for number, k in found.items() if k is not None}
-                    rows_ = self.journal.stored(ids)
-                    self.handle(e.LookedUp(job.worker, job.outcomes, rows_, campaigns, job.confirm))
+                case c.ReadFresh() | c.ReadRetries() | c.ReadHeld() | c.LookUp():
+                    self.handle(answer(job, self.journal))
         self.journal.commit()
         for then in answers:
             self.execute(then)

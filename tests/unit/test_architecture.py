@@ -9,10 +9,15 @@ ROOT = Path(__file__).parents[2]
 ROLES = {"broker", "worker", "client"}
 PURE = ["broker/core", "worker/session.py", "client/session.py", "worker/smtp/protocol.py"]
 IMPURE = {
-    "asyncio", "zmq", "time", "random", "secrets", "socket", "ssl", "os", "io", "pathlib", "tempfile", "subprocess",
-    "threading", "logging", "structlog", "apsw", "sqlite3", "datetime", "uvloop", "shutil", "select",
+    "asyncio", "zmq", "time", "random", "secrets", "socket", "ssl", "os", "io", "pathlib", "tempfile",
+    "subprocess", "threading", "logging", "structlog", "apsw", "sqlite3", "datetime", "uvloop", "shutil",
+    "select",
 }  # fmt: skip
-LONG_FILES: dict[str, str] = {}
+LONG_FILES = {
+    "worker/session.py": "one state machine: its states and transitions are read together",
+    "worker/smtp/protocol.py": "one state machine: its states and transitions are read together",
+    "worker/smtp/connection.py": "the shell of that machine: half of it would have to know the other half",
+}
 """Files over the limit, each with its reason."""
 LINES_MAX = 350
 

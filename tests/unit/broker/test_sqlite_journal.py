@@ -193,5 +193,5 @@ def test_a_disk_that_is_full_is_an_error_and_not_a_commit(tmp_path: Path) -> Non
     journal = SqliteJournal(tmp_path / "journal.db")
     fill(journal, 1, ["a@example.com"])
     journal._db.pragma("max_page_count", journal._db.pragma("page_count"))
-    with pytest.raises(JournalError, match="can't (write|flush) the journal"):
+    with pytest.raises(JournalError, match=r"can't (write|flush) the journal"):
         fill(journal, 2, [f"{'x' * 50}{n}@example.com" for n in range(5_000)])

@@ -1,0 +1,27 @@
+"""The core's questions to the journal, and the events that answer them."""
+
+from broker.core.commands import LookUp, ReadFresh, ReadHeld, ReadRetries
+from broker.core.events import Event, FreshRead, HeldRead, LookedUp, RetriesRead
+from broker.core.state import message_id
+from broker.journal.store import Journal
+
+
+def answer(command: ReadFresh | ReadRetries | ReadHeld | LookUp, journal: Journal) -> Event:
+    """What the journal has to say to the command, as of now."""
+    match command:
+        case ReadFresh(campaign, after, limit):
+            rows = journal.fresh(campaign, after, limit)
+            complete = len(rows) < limit
+            upto = message_id(campaign + 1, 0) - 1 if complete else rows[-1][0]
+            return FreshRead(campaign, rows, upto, complete)
+        case ReadRetries(campaign, after, due_upto, limit):
+            return RetriesRead(campaign, *journal.retries(campaign, after, due_upto, limit))
+        case ReadHeld(worker, batches):
+            ids = [message_id(held.campaign, index) for held in batches for index in held.indices]
+            return HeldRead(worker, batches, journal.stored(ids))
+        case LookUp(worker, outcomes, confirm):
+            numbers = {outcome.campaign for outcome in outcomes}
+            found = {number: journal.campaign_by_number(number) for number in numbers}
+            campaigns = {number: campaign for number, campaign in found.items() if campaign is not None}
+            ids = list({message_id(outcome.campaign, outcome.index) for outcome in outcomes})
+            return LookedUp(worker, outcomes, journal.stored(ids), campaigns, confirm)
