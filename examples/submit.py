@@ -16,7 +16,7 @@ def main() -> None:
     with Client(BROKER) as client:
         campaign = Campaign.load(FOLDER / "campaign.toml", submission_id="library-news-may")
         receipt = client.submit(campaign, wait=True)
-        print(client.status(receipt.campaign).counts)
+        print(receipt.status.counts if receipt.status else "accepted")
         for row in client.report(receipt.campaign, only=["bounced", "expired"]):
             print(row.address, row.code, row.reply)
 

@@ -21,7 +21,7 @@ def main() -> None:
     )
     with Client(broker) as client:
         receipt = client.submit(campaign, wait=True)
-        print(client.status(receipt.campaign).counts)
+        print(receipt.status.counts if receipt.status else "accepted")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What scripts/demo runs: the commands that a user would type, against SMTP servers that only count."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from tests.servers.base import free_port
 from tests.servers.recording import RecordingServer
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / ".demo"
+FOLDER = Path(os.environ.get("EVENPOST_DEMO", ROOT / ".demo"))
 CAMPAIGN = "examples/newsletter/campaign.toml"
 RECIPIENTS = 5_000
 SPEEDS = {"fast": 0.02, "middle": 0.04, "slow": 0.08}

@@ -167,8 +167,9 @@ class LookUp:
 
     worker: str
     outcomes: list[wire.Outcome]
-    confirm: ToWorker
-    """To be sent once they are written."""
+    peer: bytes
+    """Whom to tell when they are written, and up to which number."""
+    upto: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,10 @@
 """What can happen to the core. Requests of peers come as their wire messages with the peer's routing id."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from broker.core.state import Campaign, Stored
 from evenpost.wire import messages as wire
-
-if TYPE_CHECKING:  # commands carry events and one event carries a command
-    from broker.core.commands import ToWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,9 @@ class LookedUp:
     rows: dict[int, StoredRow]
     campaigns: dict[int, Campaign]
     """Those of them that have ended, as the journal has them."""
-    confirm: "ToWorker"
+    peer: bytes
+    """Whom to tell when they are written, and up to which number."""
+    upto: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 was taken for dead. The journal's row decides what is news."""
 
 from broker.core import campaigns
-from broker.core.commands import Command, Persist, SetCampaign, SetMessages
+from broker.core.commands import Command, Persist, SetCampaign, SetMessages, ToWorker
 from broker.core.events import LookedUp, StoredRow
 from broker.core.outcomes import Row, end, leave, news_of, remember, row_of, verdict
 from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec
-from evenpost.wire.messages import Outcome
+from evenpost.wire.messages import Outcome, OutcomesCommitted
 
 
 def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
@@ -37,7 +37,8 @@ def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
     remember(state, worker, rows)
     changes: list[SetMessages | SetCampaign] = [SetMessages(rows)] if rows else []
     changes.extend(SetCampaign.of(c) for c in touched.values())
-    out: list[Command] = [Persist(tuple(changes), (event.confirm,))]
+    confirm = ToWorker(event.peer, OutcomesCommitted(event.upto))
+    out: list[Command] = [Persist(tuple(changes), (confirm,))]
     for campaign in touched.values():
         out.extend(campaigns.finish_if_done(state, campaign, now))
     state.looking_up -= 1

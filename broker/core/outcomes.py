@@ -52,14 +52,15 @@ def reported(
     changes: list[SetMessages | SetCampaign] = [SetMessages(rows)] if rows else []
     changes.extend(SetCampaign.of(c) for c in touched.values() if rows)
     remember(state, worker, rows)
-    confirm = ToWorker(worker.peer, wire.OutcomesCommitted(report.first + len(report.rows)))
+    upto = report.first + len(report.rows)
     if unknown_here or worker.looking_up:
         # It confirms all rows before it too: so it waits its turn behind those that are being looked up.
         worker.looking_up += 1
         state.looking_up += 1
         out.append(Persist(tuple(changes)))
-        out.append(LookUp(worker.name, unknown_here, confirm))
+        out.append(LookUp(worker.name, unknown_here, worker.peer, upto))
     else:
+        confirm = ToWorker(worker.peer, wire.OutcomesCommitted(upto))
         out.append(Persist(tuple(changes), (confirm,)))
     for campaign in touched.values():
         out.extend(campaigns.finish_if_done(state, campaign, now))

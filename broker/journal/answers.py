@@ -19,9 +19,9 @@ def answer(command: ReadFresh | ReadRetries | ReadHeld | LookUp, journal: Journa
         case ReadHeld(worker, batches):
             ids = [message_id(held.campaign, index) for held in batches for index in held.indices]
             return HeldRead(worker, batches, journal.stored(ids))
-        case LookUp(worker, outcomes, confirm):
+        case LookUp(worker, outcomes, peer, upto):
             numbers = {outcome.campaign for outcome in outcomes}
             found = {number: journal.campaign_by_number(number) for number in numbers}
             campaigns = {number: campaign for number, campaign in found.items() if campaign is not None}
             ids = list({message_id(outcome.campaign, outcome.index) for outcome in outcomes})
-            return LookedUp(worker, outcomes, journal.stored(ids), campaigns, confirm)
+            return LookedUp(worker, outcomes, journal.stored(ids), campaigns, peer, upto)

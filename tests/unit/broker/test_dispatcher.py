@@ -183,9 +183,10 @@ def test_a_lost_workers_mail_waits_for_the_end_of_its_lease() -> None:
     report = book.outcomes(batch, "sent")
     (look_up,) = only(report, c.LookUp)
     row = e.StoredRow(1 << 32, "u0@example.com", b"", 1, 1, None, 0, "", "a", WALL)
-    news = book.say(e.LookedUp("a", look_up.outcomes, {1 << 32: row}, {}, look_up.confirm))
+    news = book.say(e.LookedUp("a", look_up.outcomes, {1 << 32: row}, {}, look_up.peer, look_up.upto))
     assert [r[1] for r in rows(news)] == [Stored.SENT]
-    assert look_up.confirm in [then for p in only(news, c.Persist) for then in p.then]
+    confirm = c.ToWorker(b"a", wire.OutcomesCommitted(1))
+    assert confirm in [then for p in only(news, c.Persist) for then in p.then]
 
 
 def test_a_worker_that_reconnects_keeps_what_it_holds() -> None:

@@ -1,0 +1,62 @@
+"""The repository itself: links that lead somewhere, locks that hold, scripts that run."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if path.startswith("http"):
+            continue
+        assert (page.parent / path).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (page.parent / path).read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, target
+
+
+def test_the_locks_name_no_index_and_hash_everything() -> None:
+    for name in ("requirements.lock", "requirements-test.lock"):
+        text = (ROOT / name).read_text()
+        assert "http" not in text and "index" not in text
+        packages = re.findall(r"^([a-z0-9_.-]+)==", text, re.MULTILINE)
+        assert packages
+        assert text.count("--hash=sha256:") >= len(packages)
+
+
+def test_the_locks_hold_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runtime = set(project["dependencies"])
+    test = runtime | set(project["optional-dependencies"]["test"])
+    for name, wanted in (("requirements.lock", runtime), ("requirements-test.lock", test)):
+        locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / name).read_text(), re.MULTILINE))
+        names = {re.split(r"[<>=!~;\s\[]", d)[0].lower() for d in wanted}
+        assert names <= locked, names - locked
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "setup", "bench", "lock"])
+def test_scripts_can_be_run(name: str) -> None:
+    script = ROOT / "scripts" / name
+    assert os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+
+
+def test_every_event_that_is_logged_is_documented() -> None:
+    operations = (ROOT / "docs/operations.md").read_text()
+    prefixes = r"(?:batch|broker|campaign|journal|message|peer|process|server|worker)"
+    logged = set()
+    for role in ("broker", "worker", "evenpost"):
+        for path in (ROOT / role).rglob("*.py"):
+            logged |= set(re.findall(rf'"({prefixes}\.[a-z_]+)"', path.read_text()))
+    not_events = {"broker.clients", "broker.journal", "broker.workers", "campaign.toml"}
+    assert len(logged) > 30
+    assert {event for event in logged - not_events if f"`{event}`" not in operations} == set()
