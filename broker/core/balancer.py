@@ -32,18 +32,62 @@ def held(worker: Worker) -> bool:
 
 
 def eligible(worker: Worker, now: float) -> bool:
+    """It may get a batch that it starts at once."""
+    return _available(worker, now) and worker.in_flight < worker.limit
+
+
+def _available(worker: Worker, now: float) -> bool:
     if not worker.welcomed or worker.drained or worker.leaving:
         return False
-    if held(worker):
-        return now >= worker.hold_until and not worker.batches
-    return worker.in_flight < worker.limit
+    return not held(worker) or (now >= worker.hold_until and not worker.batches)
 
 
-class Balancer:
-    """The workers in order of their key: a heap in which an entry is void once its worker has changed."""
+def _ahead(worker: Worker) -> int:
+    """Batches that it may have beyond its connections, so that none stands idle for a round trip."""
+    return max(1, worker.limit // 4)
+
+
+class _Order:
+    """Workers by their key: a heap in which an entry is void once its worker has changed."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, int, int, Worker]] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, worker: Worker, workers: int) -> None:
+        entry = (key(worker), worker.last_used, worker.number, worker.version, worker)
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > 64 + 4 * workers:
+            self._heap = [e for e in self._heap if e[3] == e[4].version]
+            heapq.heapify(self._heap)
+
+    def first(self, accept: Callable[[Worker], bool]) -> Worker | None:
+        passed_over = []
+        found = None
+        while self._heap:
+            entry = self._heap[0]
+            worker = entry[4]
+            if entry[3] != worker.version:
+                heapq.heappop(self._heap)
+            elif accept(worker):
+                found = worker
+                break
+            else:
+                passed_over.append(heapq.heappop(self._heap))
+        for entry in passed_over:
+            heapq.heappush(self._heap, entry)
+        return found
+
+
+class Balancer:
+    """The workers that may get something, in order."""
+
+    def __init__(self) -> None:
+        self._free = _Order()
+        self._full = _Order()
+        """All connections are in use, but there is a place in the queue before them."""
         self._uses = 0
         self._limits: dict[str, int] = {}
         self.connections = 0
@@ -55,30 +99,21 @@ class Balancer:
         limit = worker.limit if worker.connected else 0
         self.connections += limit - self._limits.get(worker.name, 0)
         self._limits[worker.name] = limit
-        if eligible(worker, now):
-            entry = (key(worker), worker.last_used, worker.number, worker.version, worker)
-            heapq.heappush(self._heap, entry)
-            if len(self._heap) > 64 + 4 * len(self._limits):
-                self._heap = [e for e in self._heap if e[3] == e[4].version]
-                heapq.heapify(self._heap)
+        if not _available(worker, now):
+            return
+        if worker.in_flight < worker.limit:
+            self._free.push(worker, len(self._limits))
+        elif not worker.failures and worker.in_flight < worker.limit + _ahead(worker):
+            self._full.push(worker, len(self._limits))
 
-    def pick(self, accept: Callable[[Worker], bool]) -> Worker | None:
-        """The least loaded eligible worker that `accept` takes, or None. It stays in the order: the caller
-        gives it a batch and calls `update`."""
-        passed_over = []
-        found = None
-        while self._heap:
-            entry = self._heap[0]
-            worker = entry[4]
-            if entry[3] != worker.version:
-                heapq.heappop(self._heap)
-            elif accept(worker):
-                self._uses += 1
-                worker.last_used = self._uses
-                found = worker
-                break
-            else:
-                passed_over.append(heapq.heappop(self._heap))
-        for entry in passed_over:
-            heapq.heappush(self._heap, entry)
-        return found
+    def pick(self, accept: Callable[[Worker], bool], *, ahead: bool = False) -> Worker | None:
+        """The least loaded eligible worker that `accept` takes, or None. `ahead`: if there is none, one that
+        takes a batch before it has a connection for it. It stays in the order: the caller gives it a batch
+        and calls `update`."""
+        worker = self._free.first(accept)
+        if worker is None and ahead:
+            worker = self._full.first(accept)
+        if worker is not None:
+            self._uses += 1
+            worker.last_used = self._uses
+        return worker

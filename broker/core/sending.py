@@ -11,6 +11,7 @@ from evenpost.runtime.clock import Now
 from evenpost.wire import limits
 
 _BATCH_BITS = 32
+_PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
 
 
 def fresh_read(state: State, event: FreshRead) -> None:
@@ -142,7 +143,9 @@ def _next(
             return worker, messages
     ready = campaign.ready
     if ready:
-        worker = balancer.pick(in_pool)
+        # Ahead only while there is plenty: what waits inside a worker can't go to one that is free earlier.
+        plenty = campaign.unfinished > balancer.connections * _PLENTY_A_CONNECTION
+        worker = balancer.pick(in_pool, ahead=plenty)
         if worker is not None:
             size = _size(state, balancer, worker, campaign)
             return worker, [ready.popleft() for _ in range(min(size, len(ready)))]

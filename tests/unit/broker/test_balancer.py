@@ -125,7 +125,22 @@ def test_the_heap_stays_small_however_often_workers_change() -> None:
     for _ in range(1_000):
         for w in workers:
             balancer.update(w, 0.0)
-    assert len(balancer._heap) <= 64 + 4 * 10
+    assert len(balancer._free) <= 64 + 4 * 10
+
+
+def test_ahead_of_a_connection_only_when_asked_and_when_nobody_is_free() -> None:
+    balancer = Balancer()
+    full, free = worker("full", 1, limit=4, in_flight=4), worker("free", 2, limit=4, in_flight=3, weight=1)
+    for w in (full, free):
+        balancer.update(w, 0.0)
+    assert balancer.pick(anyone, ahead=True) is free
+    give(free, 99)
+    balancer.update(free, 0.0)
+    assert balancer.pick(anyone) is None
+    assert balancer.pick(anyone, ahead=True) is full
+    give(full, 98)
+    balancer.update(full, 0.0)
+    assert balancer.pick(lambda w: w is full, ahead=True) is None  # a quarter of its connections, not more
 
 
 def test_connections_are_counted_without_a_scan() -> None:
