@@ -2,9 +2,10 @@
 was taken for dead. The journal's row decides what is news."""
 
 from broker.core import campaigns
+from broker.core.batches import leave
 from broker.core.commands import Command, Persist, SetCampaign, SetMessages, ToWorker
 from broker.core.events import LookedUp, StoredRow
-from broker.core.outcomes import Row, end, leave, news_of, remember, row_of, verdict
+from broker.core.outcomes import Row, end, news_of, remember, row_of, verdict
 from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec

@@ -1,10 +1,18 @@
 """What workers report of messages, and what follows from it."""
 
-from collections.abc import Iterable
-
-from broker.core import campaigns, pacing
-from broker.core.balancer import FAILURES_TO_HOLD, Balancer, held
-from broker.core.commands import Command, Log, LookUp, Persist, SetCampaign, SetMessages, ToWorker
+from broker.core import batches, campaigns, pacing
+from broker.core.balancer import Balancer
+from broker.core.commands import (
+    Change,
+    Command,
+    Log,
+    LookUp,
+    Persist,
+    SetCampaign,
+    SetMessages,
+    SetSent,
+    ToWorker,
+)
 from broker.core.state import Batch, Campaign, Message, News, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec, limits
@@ -13,10 +21,8 @@ from evenpost.wire.messages import Outcome
 
 Row = tuple[int, int, int, int, str, int, int, int, int | None, bytes | None]
 """What SetMessages takes."""
-_HOLD_INITIAL_S = 1.0
-_HOLD_MAX_S = 60.0
-LOOK_FOR_ANOTHER_S = 30.0
-"""So long a message waits for a worker that hasn't tried it."""
+SentRow = tuple[int, int, int, str, int, int, int]
+"""What SetSent takes."""
 
 
 def reported(
@@ -24,6 +30,7 @@ def reported(
 ) -> list[Command]:
     """OUTCOMES: written, then confirmed. What isn't in memory is looked up first."""
     rows: list[Row] = []
+    sent: list[SentRow] = []
     unknown_here: list[Outcome] = []
     out: list[Command] = []
     touched: dict[int, Campaign] = {}
@@ -41,17 +48,25 @@ def reported(
             batch.ended_at = max(batch.ended_at, outcome.ended_at)
             batch.outcomes += 1
         touched[batch.campaign.number] = batch.campaign
-        _settle(state, batch, message, outcome, now, rows, out)
+        _settle(state, batch, message, outcome, now, rows, sent, out)
     worker.seen_upto = max(worker.seen_upto, report.first + len(report.rows))
     for number in report.done:
         batch = state.batches.get(number)
         if batch is not None and batch.worker is worker:
-            _done(state, batch)
+            batches.done(state, batch)
             touched[batch.campaign.number] = batch.campaign
-            out.extend(give_back(state, batch, now))
-    changes: list[SetMessages | SetCampaign] = [SetMessages(rows)] if rows else []
-    changes.extend(SetCampaign.of(c) for c in touched.values() if rows)
+            out.extend(batches.give_back(state, batch, now))
+    changes: list[Change] = []
+    if rows:
+        changes.append(SetMessages(rows))
+    if sent:
+        changes.append(SetSent(sent))
+    if changes:
+        changes.extend(SetCampaign.of(campaign) for campaign in touched.values())
     remember(state, worker, rows)
+    if state.looking_up:
+        for id_, attempts, code, reply, _, _, ended_at in sent:
+            state.news[id_] = (Stored.SENT, attempts, code, reply, worker.name, ended_at)
     upto = report.first + len(report.rows)
     if unknown_here or worker.looking_up:
         # It confirms all rows before it too: so it waits its turn behind those that are being looked up.
@@ -65,7 +80,7 @@ def reported(
     for campaign in touched.values():
         out.extend(campaigns.finish_if_done(state, campaign, now))
     if worker.unheld and not worker.replaying:
-        out.extend(give_back_unheld(state, worker, now))
+        out.extend(batches.give_back_unheld(state, worker, now))
     balancer.update(worker, now.mono)
     return out
 
@@ -77,11 +92,12 @@ def _settle(
     outcome: Outcome,
     now: Now,
     rows: list[Row],
+    sent: list[SentRow],
     out: list[Command],
 ) -> None:
     """One outcome of a message that is in flight where it should be."""
     campaign, worker = batch.campaign, batch.worker
-    leave(campaign, message)
+    batches.leave(campaign, message)
     kind = outcome.kind
     if outcome.scope == "server" and kind in ("deferred", "not_sent") and outcome.reply:
         batch.failed = True
@@ -90,17 +106,23 @@ def _settle(
         worker.sent += 1
         worker.failures = 0
         campaign.attempts += 1
+        if message.page is not None and not message.retry:
+            sent.append(
+                (message.id, message.attempts + 1, outcome.code, outcome.reply, worker.number,
+                 outcome.began_at, outcome.ended_at)
+            )  # fmt: skip
+        else:
+            rows.append(row_of(message, Stored.SENT, worker, outcome, None))
         end(state, campaign, message, Stored.SENT)
-        rows.append(row_of(message, Stored.SENT, worker, outcome, None))
     elif kind == "not_sent" or (kind == "deferred" and outcome.scope == "server"):
-        put_back(state, campaign, message, worker if outcome.scope == "server" else None, now)
+        batches.put_back(state, campaign, message, worker if outcome.scope == "server" else None, now)
     elif kind == "bounced" and outcome.scope == "server" and another(state, campaign, message, worker):
         # "Never here" (relaying denied, sender refused, too big): another server may think otherwise.
-        put_back(state, campaign, message, worker, now)
+        batches.put_back(state, campaign, message, worker, now)
         out.append(log_outcome(campaign, worker, outcome, "message.refused", None, now))
     else:
         campaign.attempts += 1
-        rows.append(_not_taken(state, campaign, message, worker, outcome, now))
+        rows.append(not_taken(state, campaign, message, worker, outcome, now))
         name = f"message.{kind}"
         out.append(log_outcome(campaign, worker, outcome, name, rows[-1][8], now))
 
@@ -115,7 +137,7 @@ def another(state: State, campaign: Campaign, message: Message, worker: Worker) 
     )
 
 
-def _not_taken(
+def not_taken(
     state: State, campaign: Campaign, message: Message, worker: Worker, outcome: Outcome, now: Now
 ) -> Row:
     """A message that was tried and not taken: bounced, deferred or unknown."""
@@ -197,14 +219,6 @@ def log_outcome(
     return Log("info", event, fields)
 
 
-def leave(campaign: Campaign, message: Message) -> None:
-    """The message is no longer in flight."""
-    message.batch = 0
-    campaign.in_flight -= 1
-    if message.retry:
-        campaign.in_flight_retries -= 1
-
-
 def end(state: State, campaign: Campaign, message: Message, stored: Stored) -> None:
     """The journal is about to know the message in this state: it leaves memory."""
     state.live.pop(message.id, None)
@@ -223,112 +237,3 @@ def move_low_water(campaign: Campaign) -> None:
     pages = campaign.pages
     while pages and pages[0].outstanding == 0:
         campaign.low_water = pages.popleft().last
-
-
-def put_back(state: State, campaign: Campaign, message: Message, failed: Worker | None, now: Now) -> None:
-    """A message that wasn't tried waits again; where its server failed, for another server first."""
-    if campaign.closed_as is not None:
-        del state.live[message.id]
-        return
-    if failed is not None:
-        message.tried |= {failed.name}
-        message.untried_until = now.mono + LOOK_FOR_ANOTHER_S
-    if message.tried:
-        campaign.again.append(message)
-    else:
-        campaign.ready.appendleft(message)
-    state.awake[campaign.number] = campaign
-
-
-def _done(state: State, batch: Batch) -> None:
-    """The batch has ended: what it tells of its server, and its connection is free."""
-    worker = batch.worker
-    del state.batches[batch.number]
-    del worker.batches[batch.number]
-    if batch.outcomes:
-        seconds = (batch.ended_at - batch.began_at) / 1000
-        worker.seconds_a_message = pacing.pace(worker.seconds_a_message, seconds, batch.outcomes)
-
-
-def judge(state: State, batch: Batch, now: Now) -> list[Command]:
-    """Whether the server failed in this batch, and how long it is left alone if so."""
-    worker = batch.worker
-    if not batch.failed:
-        return []
-    worker.failures += 1
-    wait = pacing.back_off(
-        worker.failures - FAILURES_TO_HOLD + 1, _HOLD_INITIAL_S, _HOLD_MAX_S, state.uniform
-    )
-    fields = {"worker": worker.name, "server": worker.server, "batch": batch.number}
-    fields |= {"reason": worker.reason, "failures": worker.failures}
-    if held(worker):
-        worker.hold_until = now.mono + wait
-        fields["back_off_s"] = round(wait, 1)
-    return [Log("warning", "server.failed", fields)]
-
-
-def give_back(state: State, batch: Batch, now: Now) -> list[Command]:
-    """A batch that has left its worker: what has no outcome was never begun."""
-    for message in batch.messages.values():
-        leave(batch.campaign, message)
-        put_back(state, batch.campaign, message, None, now)
-    batch.messages.clear()
-    return judge(state, batch, now)
-
-
-def drop(state: State, batch: Batch, now: Now) -> list[Command]:
-    """Takes a batch from its worker, as never begun."""
-    _done(state, batch)
-    return [
-        *give_back(state, batch, now),
-        *campaigns.finish_if_done(state, batch.campaign, now),
-    ]
-
-
-def give_back_unheld(state: State, worker: Worker, now: Now) -> list[Command]:
-    """After a worker's replay: its log told all that was begun, so the rest wasn't."""
-    out: list[Command] = []
-    for number in worker.unheld:
-        batch = state.batches.get(number)
-        if batch is not None and batch.worker is worker:
-            out.extend(drop(state, batch, now))
-    worker.unheld.clear()
-    return out
-
-
-def lose(state: State, worker: Worker, batches: Iterable[Batch], now: Now) -> list[Command]:
-    """A worker's lease has ended and it didn't come back: what it had may or may not have been sent."""
-    rows: list[Row] = []
-    touched: dict[int, Campaign] = {}
-    out: list[Command] = []
-    for batch in list(batches):
-        touched[batch.campaign.number] = batch.campaign
-        for message in batch.messages.values():
-            leave(batch.campaign, message)
-            batch.campaign.attempts += 1
-            outcome = Outcome(
-                batch=batch.number,
-                campaign=batch.campaign.number,
-                index=message.id & limits.RECIPIENTS_MAX,
-                attempt=message.attempts + 1,
-                kind="unknown",
-                scope="server",
-                code=0,
-                reply="the worker was lost and its lease has ended",
-                began_at=0,
-                ended_at=now.wall,
-            )
-            rows.append(_not_taken(state, batch.campaign, message, worker, outcome, now))
-        batch.messages.clear()
-        batch.outcomes = 0
-        _done(state, batch)
-    remember(state, worker, rows)
-    if touched:
-        fields = {"worker": worker.name, "server": worker.server, "messages": len(rows)}
-        out.append(Log("warning", "worker.lease_ended", fields))
-        changes: list[SetMessages | SetCampaign] = [SetMessages(rows)]
-        changes.extend(SetCampaign.of(c) for c in touched.values())
-        out.append(Persist(tuple(changes)))
-    for campaign in touched.values():
-        out.extend(campaigns.finish_if_done(state, campaign, now))
-    return out

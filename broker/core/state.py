@@ -38,6 +38,8 @@ class Stored(IntEnum):
     CANCELLED = 6
     SUPPRESSED = 7
 
+    __hash__ = int.__hash__  # Enum's own is written in Python, and states are counted once a message
+
     @property
     def final(self) -> bool:
         return self >= Stored.SENT

@@ -1,12 +1,26 @@
 """Workers come, tell what they hold, live by heartbeats, and go."""
 
-from broker.core import campaigns, outcomes
+from collections.abc import Iterable
+
+from broker.core import batches, campaigns, outcomes
 from broker.core.balancer import Balancer
-from broker.core.commands import Command, Log, Persist, Raise, ReadHeld, Reply, SetWorker, ToWorker
+from broker.core.commands import (
+    Command,
+    Log,
+    Persist,
+    Raise,
+    ReadHeld,
+    Reply,
+    SetCampaign,
+    SetMessages,
+    SetWorker,
+    ToWorker,
+)
 from broker.core.events import FromClient, FromWorker, HeldRead, SendFailed, WorkerStored
 from broker.core.late import history
-from broker.core.state import Batch, Message, State, Stored, Worker, message_id
+from broker.core.state import Batch, Campaign, Message, State, Stored, Worker, message_id
 from evenpost.runtime.clock import Now
+from evenpost.wire import limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -66,7 +80,7 @@ def hello(
     if adopt:
         out.append(ReadHeld(worker.name, adopt))
     if worker.unheld and not worker.replaying:
-        out.extend(outcomes.give_back_unheld(state, worker, now))
+        out.extend(batches.give_back_unheld(state, worker, now))
     fields = {"worker": worker.name, "server": worker.server, "max_connections": worker.max_connections}
     fields |= {
         "weight": worker.weight,
@@ -146,7 +160,7 @@ def goodbye(
     """GOODBYE: it has drained; what it still had by our books was never begun."""
     out: list[Command] = []
     for batch in list(worker.batches.values()):
-        out.extend(outcomes.drop(state, batch, now))
+        out.extend(batches.drop(state, batch, now))
     peer = worker.peer
     _disconnect(state, worker)
     worker.gone = True
@@ -172,7 +186,7 @@ def send_failed(state: State, balancer: Balancer, event: SendFailed, now: Now) -
     batch = state.batches.get(event.batch)
     if batch is not None:
         worker = batch.worker
-        out.extend(outcomes.drop(state, batch, now))
+        out.extend(batches.drop(state, batch, now))
         if worker.peer == event.peer:
             out.append(Log("warning", "worker.lost", {"worker": worker.name, "reason": "connection lost"}))
             _disconnect(state, worker)
@@ -192,15 +206,53 @@ def check(state: State, balancer: Balancer, now: Now) -> list[Command]:
             _disconnect(state, worker)
             balancer.update(worker, now.mono)
         if worker.batches and not worker.connected and now.mono > worker.lease_from + settings.lease_s:
-            out.extend(outcomes.lose(state, worker, worker.batches.values(), now))
+            out.extend(lose(state, worker, worker.batches.values(), now))
             balancer.update(worker, now.mono)
         if worker.orphaned and now.mono > worker.orphaned_until:
             orphans = [worker.batches[number] for number in worker.orphaned if number in worker.batches]
             worker.orphaned = []
-            out.extend(outcomes.lose(state, worker, orphans, now))
+            out.extend(lose(state, worker, orphans, now))
             balancer.update(worker, now.mono)
         if worker.failures and worker.connected and now.mono >= worker.hold_until:
             balancer.update(worker, now.mono)
+    return out
+
+
+def lose(state: State, worker: Worker, lost: Iterable[Batch], now: Now) -> list[Command]:
+    """A worker's lease has ended and it didn't come back: what it had may or may not have been sent."""
+    rows: list[outcomes.Row] = []
+    touched: dict[int, Campaign] = {}
+    out: list[Command] = []
+    for batch in list(lost):
+        touched[batch.campaign.number] = batch.campaign
+        for message in batch.messages.values():
+            batches.leave(batch.campaign, message)
+            batch.campaign.attempts += 1
+            outcome = wire.Outcome(
+                batch=batch.number,
+                campaign=batch.campaign.number,
+                index=message.id & limits.RECIPIENTS_MAX,
+                attempt=message.attempts + 1,
+                kind="unknown",
+                scope="server",
+                code=0,
+                reply="the worker was lost and its lease has ended",
+                began_at=0,
+                ended_at=now.wall,
+            )
+            rows.append(outcomes.not_taken(state, batch.campaign, message, worker, outcome, now))
+        batch.messages.clear()
+        batch.outcomes = 0
+        batches.done(state, batch)
+    outcomes.remember(state, worker, rows)
+    if touched:
+        fields = {"worker": worker.name, "server": worker.server, "messages": len(rows)}
+        out.append(Log("warning", "worker.lease_ended", fields))
+        changes: list[SetMessages | SetCampaign] = [SetMessages(rows)]
+        changes.extend(SetCampaign.of(c) for c in touched.values())
+        out.append(Persist(tuple(changes)))
+    for campaign in touched.values():
+        out.extend(campaigns.finish_if_done(state, campaign, now))
     return out
 
 

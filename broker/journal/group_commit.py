@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from broker.core.commands import AddRecipients, Change, SetMessages
+from broker.core.commands import AddRecipients, Change, SetMessages, SetSent
 from broker.journal.store import Journal
 
 GROUP_ROWS_MAX = 20_000
@@ -65,7 +65,9 @@ class GroupCommit:
     def write(self, changes: Sequence[Change], done: Callable[[], None], *, urgent: bool = True) -> None:
         """Applies changes in one transaction with others; `done` when they are on disk. Without changes:
         `done` when all that was asked for before is on disk. Not urgent: a few ms later will do."""
-        rows = sum(len(c.rows) if isinstance(c, SetMessages | AddRecipients) else 1 for c in changes)
+        rows = sum(
+            len(c.rows) if isinstance(c, SetSent | SetMessages | AddRecipients) else 1 for c in changes
+        )
         self._add(_Job(lambda: self._journal.apply(changes), lambda _: done(), rows, True, urgent))
 
     def write_call(self, run: Callable[[], Any], done: Callable[[Any], None], rows: int) -> None:

@@ -10,7 +10,15 @@ from typing import Any
 
 import apsw
 
-from broker.core.commands import AddCampaign, AddRecipients, Change, SetCampaign, SetMessages, SetWorker
+from broker.core.commands import (
+    AddCampaign,
+    AddRecipients,
+    Change,
+    SetCampaign,
+    SetMessages,
+    SetSent,
+    SetWorker,
+)
 from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
 from broker.journal.reads import Reads
@@ -27,6 +35,11 @@ _INSERT_ADDRESS = "INSERT INTO address (run, hash, id) VALUES (?, ?, ?)"
 _SET_MESSAGE = """
 UPDATE message SET state = ?2, attempts = ?3, code = ?4, reply = ?5, worker = ?6,
     first_at = coalesce(first_at, nullif(?7, 0)), last_at = ?8, due_at = ?9, history = ?10
+WHERE id = ?1
+"""
+_SET_SENT = """
+UPDATE message SET state = 3, attempts = ?2, code = ?3, reply = ?4, worker = ?5,
+    first_at = coalesce(first_at, nullif(?6, 0)), last_at = ?7
 WHERE id = ?1
 """
 _SET_CAMPAIGN = """
@@ -128,6 +141,8 @@ class SqliteJournal(Reads):
     def _apply(self, change: Change) -> None:
         db = self._db
         match change:
+            case SetSent(sent):
+                db.executemany(_SET_SENT, sent)
             case SetMessages(rows):
                 db.executemany(_SET_MESSAGE, rows)
             case SetCampaign():
@@ -243,3 +258,4 @@ def _sqlite_version() -> tuple[int, ...]:
 
 
 assert INDEX_BITS == 32  # the index on due_at and the ranges above say so in SQL
+assert int(Stored.SENT) == 3  # so says _SET_SENT

@@ -7,7 +7,7 @@ from broker.core import commands as c
 from broker.core import events as e
 from broker.core.dispatcher import Dispatcher
 from broker.core.invariants import violations
-from broker.core.state import Settings
+from broker.core.state import Settings, Stored
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
 
@@ -117,7 +117,13 @@ def only(commands: list[c.Command], type_: type[T]) -> list[T]:
 def rows(commands: list[c.Command]) -> list[tuple[object, ...]]:
     """What was written of messages."""
     changes = [change for p in only(commands, c.Persist) for change in p.changes]
-    return [row for change in changes if isinstance(change, c.SetMessages) for row in change.rows]
+    found: list[tuple[object, ...]] = []
+    for change in changes:
+        if isinstance(change, c.SetMessages):
+            found.extend(change.rows)
+        elif isinstance(change, c.SetSent):
+            found.extend((id_, Stored.SENT, *rest, None, None) for id_, *rest in change.rows)
+    return found
 
 
 def answers(commands: list[c.Command]) -> list[wire.Message]:
