@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from scripts.benches import dispatch, queue, submit, throughput
+from scripts.benches import dispatch, queue, submit, throughput, trace
 from scripts.benches.table import Result, show
 
 Measure = Callable[..., Result]
@@ -58,5 +58,10 @@ command(
     "dispatch",
     dispatch.measure,
     number("--messages", 200_000, "Messages given out."),
+)
+command(
+    "trace",
+    trace.measure,
+    number("--messages", 10_000_000, "Messages in the journal."),
 )
 bench()
