@@ -52,6 +52,8 @@ def hello(
         worker.unheld = []
     worker.peer, worker.connected, worker.gone, worker.leaving = peer, True, False, False
     worker.hello, worker.welcomed = event.request, False
+    if worker.incarnation != request.incarnation:
+        worker.failures, worker.reason = 0, ""  # restarted, perhaps with what it needs: another chance
     worker.log, worker.incarnation, worker.server = request.log, request.incarnation, request.server
     worker.max_connections = worker.limit = request.max_connections
     worker.weight, worker.pools = request.weight, frozenset(request.pools)

@@ -61,9 +61,9 @@ class Cluster:
         journal = str(self.folder / "journal.db")
         self.start("broker", ["-m", "broker", *options, "--journal", journal])
 
-    def start_worker(self, name: str, url: str, *options: str) -> None:
+    def start_worker(self, name: str, url: str, *options: str, tls: str = "none") -> None:
         log = str(self.folder / f"{name}.outcomes")
-        command = ["-m", "worker", "--broker", self.workers, "--smtp", url, "--name", name, "--tls", "none"]
+        command = ["-m", "worker", "--broker", self.workers, "--smtp", url, "--name", name, "--tls", tls]
         self.start(name, [*command, "--outcome-log", log, *options])
 
     def start(self, name: str, command: list[str]) -> None:

@@ -164,8 +164,13 @@ def test_a_server_that_fails_again_and_again_is_left_alone_then_probed() -> None
     assert not only(book.pass_time(0.5), c.SendBatch)
     (probe,) = only(book.pass_time(0.6), c.SendBatch)
     assert len(probe.items) == 1
-    book.outcomes(probe, "sent")
+    (next_probe,) = only(book.outcomes(probe, "sent"), c.SendBatch)
     assert book.core.state.workers["a"].failures == 0
+    again = book.outcomes(next_probe, "not_sent", **refused)
+    (third,) = only(again, c.SendBatch)
+    assert not only(book.outcomes(third, "not_sent", **refused), c.SendBatch)
+    # A process that starts anew may have been given what it needs.
+    assert only(book.hello("a", max_connections=1, incarnation=2), c.SendBatch)
 
 
 def test_a_lost_workers_mail_waits_for_the_end_of_its_lease() -> None:
