@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from broker.core.events import Event
-from broker.core.state import Campaign, Stored
+from broker.core.state import Campaign, Stored, Worker
 from evenpost.wire import messages as wire
 
 # --- what is written to the journal: `Persist` ---------------------------------------------------
@@ -86,6 +86,18 @@ class SetWorker:
     drained: bool
     gone: bool
     """It said goodbye: a restarted broker needn't wait for it."""
+
+    @classmethod
+    def of(cls, worker: Worker) -> "SetWorker":
+        return cls(
+            worker.name,
+            worker.number,
+            worker.server,
+            worker.log,
+            worker.incarnation,
+            worker.drained,
+            worker.gone,
+        )
 
 
 Change = AddCampaign | AddRecipients | SetMessages | SetSent | SetCampaign | SetWorker

@@ -74,9 +74,7 @@ def hello(
     worker.holding_read = not adopt
     settings = state.settings
     welcome = wire.WorkerWelcome(state.broker, settings.heartbeat_s, settings.lease_s, revoke)
-    stored = SetWorker(
-        worker.name, worker.number, worker.server, worker.log, worker.incarnation, worker.drained, False
-    )
+    stored = SetWorker.of(worker)
     then = (ToWorker(peer, welcome, event.request), Raise(WorkerStored(worker.name, event.request)))
     out.append(Persist((stored,), then))
     if adopt:
@@ -166,9 +164,7 @@ def goodbye(
     peer = worker.peer
     _disconnect(state, worker)
     worker.gone = True
-    stored = SetWorker(
-        worker.name, worker.number, worker.server, worker.log, worker.incarnation, worker.drained, True
-    )
+    stored = SetWorker.of(worker)
     out.append(Persist((stored,), (ToWorker(peer, wire.GoodbyeOk()),)))
     out.append(Log("info", "worker.left", {"worker": worker.name, "reason": request.reason}))
     balancer.update(worker, now.mono)
@@ -271,9 +267,7 @@ def order(
     if not drained:
         worker.failures = 0
     balancer.update(worker, now.mono)
-    stored = SetWorker(
-        worker.name, worker.number, worker.server, worker.log, worker.incarnation, drained, worker.gone
-    )
+    stored = SetWorker.of(worker)
     return [
         Persist((stored,), (Reply(event.peer, event.request, wire.Done()),)),
         Log("info", "worker.drained" if drained else "worker.readied", {"worker": name}),

@@ -98,14 +98,14 @@ def test_deferred_mail_waits_then_goes_to_another_server_first() -> None:
     book = Playbook(Settings(retry_initial_s=60))
     book.hello("a", max_connections=1)
     (batch,) = only(book.submit(1), c.SendBatch)
-    book.hello("b", max_connections=1)
+    book.hello("b", max_connections=1, weight=1)  # by its key alone it would never be picked
     out = book.outcomes(batch, "deferred", code=450, reply="try later")
     ((id_, state, attempts, code, reply, worker, _, _, due_at, history),) = rows(out)
     assert (state, attempts, code, reply, worker) == (Stored.DEFERRED, 1, 450, "try later", 1)
     assert due_at == book.now.wall + 60_000 and history is None
     assert not only(book.pass_time(59.5), c.ReadRetries)
     book.hello("a", max_connections=1)
-    book.hello("b", max_connections=1)
+    book.hello("b", max_connections=1, weight=1)
     (read,) = only(book.pass_time(0.6), c.ReadRetries)
     row = e.StoredRow(id_, "u0@example.com", b"", state, 1, None, 450, "try later", "a", WALL)  # type: ignore[arg-type]  # from the row above
     (retry,) = only(book.say(e.RetriesRead(1, [row], (read.due_upto, id_), None)), c.SendBatch)  # type: ignore[arg-type]
@@ -356,3 +356,90 @@ def test_events_cannot_be_changed() -> None:
         e.CampaignStored(1).campaign = 2  # type: ignore[misc]
     with pytest.raises((AttributeError, TypeError, msgspec.ValidationError)):
         wire.Done(1).changed = 2  # type: ignore[misc]
+
+
+def stored_row(index: int = 0, **fields: object) -> e.StoredRow:
+    given: dict[str, object] = {
+        "id": (1 << 32) + index, "address": f"u{index}@example.com", "values": b"", "state": Stored.DEFERRED,
+        "attempts": 1, "history": None, "code": 0, "reply": "", "worker": "a", "ended_at": WALL,
+    }  # fmt: skip
+    return e.StoredRow(**(given | fields))  # type: ignore[arg-type]  # a test's own
+
+
+def test_what_is_told_twice_counts_once() -> None:
+    """The confirmation got lost, and the broker has restarted: the journal knows the outcome already."""
+    book = Playbook()
+    book.submit(5)
+    book.hello("a", max_connections=1)
+    outcome = wire.Outcome(99, 1, 0, 1, "sent", "recipient", 250, "ok", WALL, WALL + 10)
+    (look_up,) = only(book.say(e.FromWorker(b"a", 0, wire.Outcomes(0, [outcome]))), c.LookUp)
+    book.core.state.live.clear()
+    campaign = book.core.state.campaigns[1]
+    for waiting in (campaign.ready, campaign.again):
+        waiting.clear()
+    row = stored_row(state=Stored.SENT, ended_at=WALL + 10)
+    commands = book.core.handle(
+        e.LookedUp("a", look_up.outcomes, {row.id: row}, {}, look_up.peer, look_up.upto), book.now
+    )
+    assert not rows(commands) and campaign.duplicates == 0
+    # The same attempt number from a time of its own is another copy.
+    book.core.state.looking_up = book.core.state.workers["a"].looking_up = 1
+    other = msgspec.structs.replace(outcome, ended_at=WALL + 99)
+    book.core.handle(e.LookedUp("a", [other], {row.id: row}, {}, b"a", 1), book.now)
+    assert campaign.duplicates == 1
+
+
+def test_no_confirmation_overtakes_one_that_is_being_looked_up() -> None:
+    """OUTCOMES_COMMITTED confirms all below its number: those before it must be on disk too."""
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(40), c.SendBatch)
+    stranger = wire.Outcome(99, 1, 39, 1, "sent", "recipient", 250, "ok", WALL, WALL + 10)
+    first = book.say(e.FromWorker(b"a", 0, wire.Outcomes(0, [stranger])))
+    second = book.outcomes(batch, "sent", first=1)
+    confirmed = [
+        then.message.upto
+        for persist in only(first + second, c.Persist)
+        for then in persist.then
+        if isinstance(then, c.ToWorker) and isinstance(then.message, wire.OutcomesCommitted)
+    ]
+    assert confirmed == []
+    assert [look_up.upto for look_up in only(first + second, c.LookUp)] == [1, 1 + len(batch.items)]
+
+
+def test_a_clock_that_is_set_back_hides_no_retry() -> None:
+    book = Playbook(Settings(retry_initial_s=1))
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(2), c.SendBatch)
+    campaign = book.core.state.campaigns[1]
+    ahead = book.now.wall + 3_600_000
+    campaign.retries_read = (ahead, 1 << 33)  # read when the clock was an hour ahead
+    ((*_, due_at, _),) = rows(book.outcomes(batch, "deferred", code=450, reply="later"))
+    assert due_at == ahead + 1
+
+
+def test_an_older_process_whose_log_is_lost_is_waited_for() -> None:
+    """A new log can't vouch for what the old one began: the lease decides, and it counts as unknown."""
+    book = Playbook(Settings(heartbeat_s=1, lease_s=10))
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    out = book.hello("a", peer="a2", log="another", incarnation=2, max_connections=5)
+    assert not only(out, c.SendBatch)
+    for _ in range(3):
+        book.mono += 3
+        book.say(e.FromWorker(b"a2", 0, wire.Heartbeat(1, 0, 0, 0, 5, 0)))
+        assert not rows(book.pass_time(0))
+    book.mono += 1.5
+    ((id_, state, *_),) = rows(book.say(e.Tick()))
+    assert (id_, state) == ((1 << 32) + batch.items[0][0], Stored.DEFERRED)
+
+
+def test_cancel_counts_deferred_mail_as_cancelled() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.outcomes(batch, "deferred", code=450, reply="later")
+    out = book.say(e.FromClient(b"k", 1, wire.Cancel("c1")))
+    changes = [change for p in only(out, c.Persist) for change in p.changes]
+    last = [change for change in changes if isinstance(change, c.SetCampaign)][-1]
+    assert {Stored(s): n for s, n in last.counts.items() if n} == {Stored.CANCELLED: 1}

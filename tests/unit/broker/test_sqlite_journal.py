@@ -8,9 +8,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from broker.core.commands import AddCampaign, AddRecipients, SetCampaign, SetMessages, SetWorker
+from broker.core.commands import AddCampaign, AddRecipients, SetCampaign, SetMessages, SetSent, SetWorker
 from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.journal import schema
+from broker.journal.reads import address_hash
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
 from evenpost.wire import codec
@@ -195,3 +196,20 @@ def test_a_disk_that_is_full_is_an_error_and_not_a_commit(tmp_path: Path) -> Non
     journal._db.pragma("max_page_count", journal._db.pragma("page_count"))
     with pytest.raises(JournalError, match=r"can't (write|flush) the journal"):
         fill(journal, 2, [f"{'x' * 50}{n}@example.com" for n in range(5_000)])
+
+
+def test_a_hash_is_only_a_hint(journal: SqliteJournal) -> None:
+    fill(journal, 1, ["somebody@example.com", "else@example.com"])
+    (line,) = journal.trace("somebody@example.com", 10)
+    collision = (0, address_hash("nobody@example.com"), line.id)
+    journal._db.execute("INSERT INTO address (run, hash, id) VALUES (?, ?, ?)", collision)
+    assert journal.trace("nobody@example.com", 10) == []
+
+
+def test_the_first_attempt_is_remembered(journal: SqliteJournal) -> None:
+    fill(journal, 1, ["a@example.com"])
+    journal.apply([sent(0, Stored.DEFERRED, WALL)])
+    later = (message_id(1, 0), 2, 250, "ok", 1, WALL + 900, WALL + 905)
+    journal.apply([SetSent([later])])
+    (line,) = journal.report(1, -1, 0, [], 10)
+    assert (line.first_at, line.last_at, line.attempts, line.state) == (WALL, WALL + 905, 2, Stored.SENT)
