@@ -1,0 +1,111 @@
+"""The DEALER inside asyncio: every message arrives, nothing is queued for nobody."""
+
+import asyncio
+
+import pytest
+import zmq
+
+from evenpost.runtime import sockets
+from evenpost.runtime.tasks import Tasks
+
+DEADLINE_S = 10.0
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "5550", "localhost:5550", "tcp://host", "tcp://:5550", "tcp://h:port", "http://h:1"]
+)
+def test_what_is_no_endpoint_is_refused_with_an_example(endpoint: str) -> None:
+    with pytest.raises(sockets.EndpointError, match=r"tcp://127\.0\.0\.1:5550"):
+        sockets.check_endpoint(endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:5550", "tcp://[::1]:5550", "tcp://*:1", "ipc:///tmp/x"]
+)
+def test_endpoints(endpoint: str) -> None:
+    assert sockets.check_endpoint(endpoint) == endpoint
+
+
+def test_an_address_in_use_is_said(unused_tcp_port: int) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    first = sockets.router(context, f"tcp://127.0.0.1:{unused_tcp_port}")
+    with pytest.raises(sockets.EndpointError, match="Address already in use"):
+        sockets.router(context, f"tcp://127.0.0.1:{unused_tcp_port}")
+    first.close()
+    context.term()
+
+
+async def test_everything_sent_both_ways_arrives(unused_tcp_port: int) -> None:
+    """Far more than one edge of the descriptor brings, while sends swallow edges."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    endpoint = f"tcp://127.0.0.1:{unused_tcp_port}"
+    router = sockets.router(context, endpoint)
+    total = 5_000
+    got: list[bytes] = []
+    done = asyncio.Event()
+
+    def receive(frames: list[bytes]) -> None:
+        got.append(frames[0])
+        if len(got) == total:
+            done.set()
+
+    dealer = sockets.Dealer(context, endpoint, receive)
+
+    def echo() -> None:
+        for _ in range(total):
+            peer, frame = router.recv_multipart()
+            router.send_multipart([peer, frame])
+
+    echoing = asyncio.get_running_loop().run_in_executor(None, echo)
+    async with asyncio.timeout(DEADLINE_S):
+        for n in range(total):
+            while not dealer.send([str(n).encode()]):
+                await asyncio.sleep(0.001)
+            if n % 97 == 0:
+                await asyncio.sleep(0)
+        await done.wait()
+        await echoing
+    assert got == [str(n).encode() for n in range(total)]
+    dealer.close()
+    router.close()
+    context.term()
+
+
+async def test_nothing_is_queued_for_a_peer_that_is_not_there(unused_tcp_port: int) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    dealer = sockets.Dealer(context, f"tcp://127.0.0.1:{unused_tcp_port}", lambda frames: None)
+    assert dealer.send([b"hello"]) is False
+    dealer.close()
+    dealer.close()
+    assert dealer.send([b"hello"]) is False
+    context.term()
+
+
+def test_a_router_tells_of_a_peer_that_is_gone(unused_tcp_port: int) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = sockets.router(context, f"tcp://127.0.0.1:{unused_tcp_port}")
+    with pytest.raises(zmq.ZMQError) as refused:
+        router.send_multipart([b"nobody", b"x"], zmq.NOBLOCK)
+    assert refused.value.errno == zmq.EHOSTUNREACH
+    router.close()
+    context.term()
+
+
+async def test_a_task_that_fails_is_told_of_by_name() -> None:
+    failed: list[tuple[str, str]] = []
+    tasks = Tasks(lambda name, error: failed.append((name, repr(error))))
+
+    async def fail() -> None:
+        raise ValueError("oh")
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    failing = tasks.start("failing", fail())
+    tasks.start("waiting", wait())
+    await asyncio.wait([failing])
+    await asyncio.sleep(0)
+    assert failed == [("failing", "ValueError('oh')")]
+    assert len(tasks) == 1
+    await tasks.cancel()
+    assert len(tasks) == 0 and len(failed) == 1
