@@ -14,6 +14,7 @@ from evenpost.wire.errors import WireError
 from evenpost.wire.messages import BatchItem
 from worker.outcome_log import OutcomeLog, OutcomeLogError
 from worker.outcome_rows import OutcomeRow
+from worker.smtp.connection import Withheld
 from worker.smtp.content import WireContent
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
@@ -97,15 +98,15 @@ class BatchRun:
                 return None
         self._began_at[index] = now.wall
         self._log.begin(held.number, held.campaign, index, item.attempt, now.wall)
+        return WireContent(content)
+
+    def before_write(self) -> None:
+        """What was begun goes into the file, and with it what other connections began in this turn."""
         try:
             self._log.flush()
         except OutcomeLogError as error:
             self._owner.log_failed(error)
-            return None
-        return WireContent(content)
-
-    def before_write(self) -> None:
-        """Nothing: `content` has flushed the log, because it can still refuse."""
+            raise Withheld from None
 
     def result(self, envelope: Envelope, result: Result) -> None:
         held, index, kind = self._held, envelope.key, result.kind

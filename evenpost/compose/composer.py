@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from evenpost.compose import headers
 from evenpost.compose.addresses import MailboxHeader
 from evenpost.compose.errors import ComposeError, HeaderError, TemplateError
+from evenpost.compose.filling import Filling
 from evenpost.compose.limits import STEPS_MAX
 from evenpost.compose.lines import Line, TextHeader, ToHeader, is_safe, own_header
 from evenpost.compose.sandbox import Sandbox
@@ -24,6 +25,8 @@ _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}").fullmatch
 _ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,100}").fullmatch
 _CID = re.compile(r"""(?i)["'(\s]cid:([^"'()\s{}<>]+)(?=["')\s])""")
 
+_TAIL_COPIED_MAX = 16 * 1024
+"""What follows the bodies is joined to them as text up to this; attachments are kept as the bytes they are."""
 _SHORT_VALUE_CHARS = 100
 """Values up to this can't make any header of a plain template too long for check()."""
 
@@ -87,8 +90,21 @@ class Composer:
         ]
         for piece, (_, part) in zip(pieces[:-1], bodies, strict=True):
             steps += [piece, part.body if part.constant is None else part.constant]
-        self._tail = pieces[-1].encode("ascii")
+        self._tail = b""
+        if len(pieces[-1]) <= _TAIL_COPIED_MAX:
+            steps.append(pieces[-1])
+        else:
+            self._tail = pieces[-1].encode("ascii")
         self._steps = _merge(steps)
+        self._wired = ("", "")
+        self._filling = Filling([*self._fields, "email", "campaign"], self._wire)
+        for line in lines:
+            self._filling.add_line(line)
+        for piece, (_, part) in zip(pieces[:-1], bodies, strict=True):
+            self._filling.add(piece)
+            self._filling.add_body(part)
+        if not self._tail:
+            self._filling.add(pieces[-1])
 
         self._envelope = self._compile_envelope(template)
         self._domain = self._message_id_domain(message_id_domain)
@@ -120,21 +136,26 @@ class Composer:
 
         `date` is in seconds since the Unix epoch. Raises ComposeError.
         """
-        scope = self._scope(address, values)
         now = int(date)
         if self._date[0] != now:
             self._date = (now, formatdate(now).replace("-0000", "+0000"))
-        domain = self._domain
-        if domain is None:
-            domain = _domain_of(self._sender.address(scope))
+        domain, scope = self._domain, None
+        if domain is None or self._filling.renders:
+            scope = self._scope(address, values)
+            domain = domain or _domain_of(self._sender.address(scope))
         head = f"Message-ID: <{self.campaign_id}.{index}@{domain}>\r\nDate: {self._date[1]}\r\n"
+        if len(values) == len(self._fields):
+            text = self._filling.fill(head, [*values, address, self.campaign_id], scope)
+            if text is not None:
+                return text.encode() + self._tail
+        scope = self._scope(address, values)
         text = "".join([step if isinstance(step, str) else step(scope) for step in self._steps])
         return f"{head}{text}".encode() + self._tail
 
     def envelope(self, address: str, values: Sequence[object]) -> Envelope:
         """Sender and recipient for SMTP. Raises ComposeError."""
         try:
-            recipient = headers.wire_address(address)
+            recipient = self._wire(address)
         except HeaderError as error:
             raise ComposeError("recipient", str(error)) from None
         sender = self.envelope_from
@@ -162,6 +183,12 @@ class Composer:
                 return
         self.envelope(address, values)
         self.compose(index, address, values, 0.0)
+
+    def _wire(self, address: str) -> str:
+        """wire_address(), remembered: envelope and To want the same one."""
+        if address != self._wired[0]:
+            self._wired = (address, headers.wire_address(address))
+        return self._wired[1]
 
     def _scope(self, address: str, values: Sequence[object]) -> dict[str, Any]:
         if len(values) != len(self._fields):

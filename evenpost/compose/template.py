@@ -54,7 +54,8 @@ class Part:
         """The content transfer encoding of `body`."""
         self.constant: str | None = None
         """What it renders to, if that is the same for everybody; for a text part, the encoded body."""
-        self._encoded = encoded
+        self.encoded = encoded
+        """Whether `render` gives the encoded form already."""
 
     def render(self, scope: Mapping[str, Any]) -> str:
         """What the part makes of these values. Raises ComposeError."""
@@ -63,7 +64,7 @@ class Part:
     def body(self, scope: Mapping[str, Any]) -> str:
         """The part in its content transfer encoding. Raises ComposeError."""
         text = self.render(scope)
-        if self._encoded:
+        if self.encoded:
             return text
         try:
             return base64_text(text) if self.encoding == "base64" else encode_chunk(text)
@@ -94,6 +95,7 @@ class PlainPart(Part):
 
     def __init__(self, tree: nodes.Template, *, html: bool, encoded: bool, **kwargs: Any) -> None:
         super().__init__(encoded=encoded, **kwargs)
+        self.html = html
         self._texts: list[str] = []
         self._slots: list[tuple[int, str, int]] = []
         for node in tree.iter_child_nodes():
@@ -108,6 +110,13 @@ class PlainPart(Part):
             (False, True): _escaped, (False, False): str,
         }  # fmt: skip
         self._value = values[encoded, html]
+
+    def pieces(self) -> list[tuple[str, str | None]]:
+        """Constant texts, in the encoding of `render`, and the names whose values stand between them."""
+        pieces: list[tuple[str, str | None]] = [(text, None) for text in self._texts]
+        for number, name, _ in self._slots:
+            pieces[number] = ("", name)
+        return pieces
 
     def render(self, scope: Mapping[str, Any]) -> str:
         texts = self._texts.copy()

@@ -26,8 +26,9 @@ _NEWLINE = re.compile("\r\n|\r|\n")
 _UNSAFE = re.compile("[^\t !-<>-~]")
 _FAST = re.compile(r"(?!\.|From )[ -<>-~]{1,75}").fullmatch
 """A chunk that is its own encoding: one line, not empty, without `=`, nothing special at its beginning."""
-_FAST_HTML = re.compile(r"(?!\.|From )[ !#-%(-;?-~]{1,75}").fullmatch
-"""The same without what HTML escapes."""
+is_its_own_chunk = re.compile(r"(?!\.|From )[ !#-%(-;?-~]{1,75}").fullmatch
+"""The same without what HTML escapes: with SOFT_BREAK behind it, it is its chunk in text and in HTML."""
+SOFT_BREAK = "=\r\n"
 _ESCAPES = {chr(i): f"={i:02X}" for i in range(256)}
 
 
@@ -46,7 +47,7 @@ def quoted_printable(value: Any) -> str:
 def quoted_printable_escaped(value: Any) -> str:
     """A value of an HTML part as a chunk of quoted-printable, escaped where it isn't marked as HTML."""
     text: str = value if type(value) is str else _text(value)
-    if _FAST_HTML(text):
+    if is_its_own_chunk(text):
         return f"{text}=\r\n"
     return encode_chunk(str(escape(text)))
 

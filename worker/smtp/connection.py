@@ -1,7 +1,8 @@
 """The shell around the protocol core: one connection, asyncio's callbacks, no decisions.
 
 The hot path has no task and no future: bytes arrive, the core says what they mean, results go to the
-batch, the next content is asked for, and one write takes it and the next envelope out.
+batch; at the end of the loop's turn the next content is asked for and one write takes it and the next
+envelope out.
 """
 
 import asyncio
@@ -17,15 +18,20 @@ from worker.smtp.dial import dial
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, Ready, StartTls
 from worker.smtp.outcome import Cause, Result
 from worker.smtp.protocol import SmtpClient
+from worker.smtp.turn import Turn
 
 TICK_S = 1.0
 """How often time-outs are looked at: they are minutes long, and a timer a message would cost."""
 
 
+class Withheld(Exception):
+    """A content may not be written."""
+
+
 class Batch(Protocol):
     """The messages of one run, as their owner gives them. Every method is called synchronously and
-    must return at once. For one arrival of bytes the order is: results, content, before_write, one
-    write.
+    must return at once. For one arrival of bytes the order is: results; at the end of the loop's turn
+    content, then, when all connections that are ready have theirs, before_write, next, one write.
     """
 
     def next(self) -> Envelope | None:
@@ -36,7 +42,8 @@ class Batch(Protocol):
         Asked again for the same message when a connection broke before it was gone."""
 
     def before_write(self) -> None:
-        """The content last asked for is written when this returns: note that first."""
+        """The content last asked for is written when this returns: note that first. Raises Withheld
+        where that can't be."""
 
     def result(self, envelope: Envelope, result: Result) -> None:
         """What became of a message."""
@@ -50,9 +57,11 @@ class Connection(asyncio.Protocol):
         config: ServerConfig,
         tls: ssl.SSLContext | None = None,
         *,
+        turn: Turn | None = None,
         on_gone: Callable[["Connection"], None] | None = None,
     ) -> None:
-        """`tls` is `tls_context(config)`, which takes a while: make it once a server.
+        """`tls` is `tls_context(config)`, which takes a while: make it once a server. `turn` is shared with
+        the owner's other connections.
 
         `on_gone` is called when the connection has ended, however that came.
         """
@@ -60,16 +69,20 @@ class Connection(asyncio.Protocol):
         self._tls = tls or tls_context(config)
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
+        self._turn = turn or Turn(self._loop)
         self._client = SmtpClient(config)
         self._transport: asyncio.Transport | None = None
         self._batch: Batch | None = None
         self._batch_exhausted = False
+        self._wanted: Envelope | None = None  # its content is asked for at the end of the turn
+        self._content: WireContent | None = None  # of _wanted, until it is written
         self._waiter: asyncio.Future[None] | None = None  # who awaits open or send_batch
         self._tls_wanted = False
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._progress_seen = 0
         self._progress_at = self._loop.time()
+        self._worn_at = float("inf")
         self.closed: Closed | None = None
         """How the session ended, once it has."""
         self.gone: asyncio.Future[None] = self._loop.create_future()
@@ -104,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._batch_exhausted = False
         self._waiter = self._loop.create_future()
         try:
-            self._pump(None)
+            self._pump()
             await self._waiter
         except BaseException:  # cancelled, or the batch raised
             self._fail(Cause.CANCELLED, "cancelled")
@@ -116,10 +129,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_worn(self) -> bool:
         """It has carried enough messages, or is too old, to begin another one."""
-        config = self._config
-        if self.messages >= config.max_messages:
-            return True
-        return self._progress_at - self.times.get("connected", self._progress_at) >= config.max_age_s
+        return self.messages >= self._config.max_messages or self._progress_at >= self._worn_at
 
     def quit(self) -> None:
         """Says QUIT; `gone` is done when the server has answered, or didn't in time."""
@@ -203,6 +213,7 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         self.times["connected"] = self._progress_at = self._loop.time()
+        self._worn_at = self._progress_at + self._config.max_age_s
         if self._config.tls == "implicit":
             self.times["tls"] = self.times["connected"]
         helo_name = self._config.helo_name or _own_name(transport)
@@ -236,14 +247,14 @@ class Connection(asyncio.Protocol):
     # -- inside -------------------------------------------------------------------------------
 
     def _interpret(self, events: list[Event]) -> None:
-        wanted: Envelope | None = None
         for event in events:
             match event:
                 case Completed():
                     if self._batch is not None:
                         self._batch.result(event.envelope, event.result)
-                case ContentWanted():
-                    wanted = event.envelope
+                case ContentWanted():  # the last event but Closed: the server has nothing else to say
+                    self._wanted = event.envelope
+                    self._turn.join(self)
                 case Closed():
                     self._end(event)
                     return
@@ -255,18 +266,41 @@ class Connection(asyncio.Protocol):
                     self._wake()
                 case _:
                     assert_never(event)
-        self._pump(wanted)
+        if self._wanted is None:
+            self._pump()
 
-    def _pump(self, wanted: Envelope | None) -> None:
-        """Asks the batch for whatever the core can take, and writes it at once."""
+    def load(self) -> None:
+        """For the turn."""
+        if self._wanted is None or self._batch is None:
+            return  # it has ended since
+        try:
+            self._content = self._batch.content(self._wanted)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._break(error)
+
+    def depart(self) -> None:
+        """For the turn."""
+        if self._wanted is None or self._batch is None:
+            return
+        content, self._wanted, self._content = self._content, None, None
+        try:
+            if content is not None:
+                try:
+                    self._batch.before_write()
+                except Withheld:
+                    content = None
+            if content is None:
+                self._interpret(self._client.give_up_content())
+            else:
+                self._client.send_content(content)
+                self._pump()
+        except Exception as error:  # noqa: BLE001  # as above
+            self._break(error)
+
+    def _pump(self) -> None:
+        """Asks the batch for the envelopes that the core can take, and writes what there is."""
         client, batch = self._client, self._batch
         if batch is not None:
-            if wanted is not None:
-                content = batch.content(wanted)
-                if content is None:
-                    self._interpret(client.give_up_content())
-                    return
-                client.send_content(content)
             while client.ready_for_envelope and not self._batch_exhausted and not self.is_worn:
                 envelope = batch.next()
                 if envelope is None:
@@ -278,8 +312,6 @@ class Connection(asyncio.Protocol):
             if client.is_idle and self._waiter is not None:
                 self._wake()
                 return
-            if wanted is not None:
-                batch.before_write()
         self._write()
 
     def _write(self) -> None:
@@ -316,6 +348,7 @@ class Connection(asyncio.Protocol):
     def _end(self, closed: Closed) -> None:
         """The core says that it is over: a last write, and hang up."""
         self.closed = closed
+        self._wanted = self._content = None
         self.times["closed"] = self._loop.time()
         self._cancel_timer()
         if self._transport is not None and not self._transport.is_closing():

@@ -74,6 +74,7 @@ _SESSION = (
     Stage.GREETING, Stage.EHLO, Stage.HELO, Stage.STARTTLS, Stage.AUTH,
     Stage.IDLE, Stage.RSET, Stage.EMPTY_DOT, Stage.QUIT,
 )  # fmt: skip
+_DOT = Stage.DOT
 _AFTER_MAIL = (Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.DOT)
 
 _OVERLOADED = re.compile(
@@ -179,6 +180,8 @@ CAUSES: dict[Cause, tuple[Kind, Scope, str | None]] = {
 
 def classify(stage: Stage, reply: Reply) -> Result:
     """The result that a refusal means, or an acceptance of the final dot."""
+    if stage is _DOT and 200 <= reply.code < 300:  # the first row, which is nearly every message's
+        return Result("sent", _DOT, reply.code, reply.enhanced, reply.text[:REPLY_CHARS_MAX], "recipient")
     code, enhanced = str(reply.code), reply.enhanced or ""
     for rule in RULES:
         if (

@@ -8,6 +8,7 @@ from worker.smtp.config import ServerConfig
 from worker.smtp.connection import Batch, Connection, tls_context
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Cause, Result, Stage, failure
+from worker.smtp.turn import Turn
 
 RECONNECTS_MAX = 2
 """New connections in a row that may end before they finish a message, in one batch."""
@@ -31,6 +32,7 @@ class Pool:
         self._busy = 0
         self._queue: deque[asyncio.Future[None]] = deque()  # runs that wait for a slot
         self._sweeper: asyncio.TimerHandle | None = None
+        self._turn: Turn | None = None  # a pool may be made before its loop runs
         self._is_closing = False
 
     @property
@@ -126,7 +128,9 @@ class Pool:
         return None
 
     async def _open(self) -> tuple[Connection, Result | None]:
-        connection = Connection(self.config, self._tls, on_gone=self._forget)
+        if self._turn is None:
+            self._turn = Turn(asyncio.get_running_loop())
+        connection = Connection(self.config, self._tls, turn=self._turn, on_gone=self._forget)
         self._connections.add(connection)
         refusal = await connection.open()
         if refusal is None:

@@ -33,7 +33,7 @@ WRITE_BYTES_MAX = 256 * 1024
 """What is handed out at once. Only bytes handed out count as gone, so a connection that breaks in
 the middle of a large message leaves it unsent and not unknown."""
 
-_ADDRESS = re.compile(r"[^\x00-\x20\x7f<>\ud800-\udfff]{1,254}")
+_is_address = re.compile(r"[^\x00-\x20\x7f<>\ud800-\udfff]{1,254}").fullmatch
 """Nothing that could end the path or the line (RFC 5321 4.5.3.1.3 has the length)."""
 
 # A member of an enumeration costs ten times a global, four times a message.
@@ -63,6 +63,7 @@ class SmtpClient:
         self._content_wanted = False
         self._dotted: Envelope | None = None  # its content is queued, its answer hasn't come
         self._reset_needed = False  # the server still holds a MAIL we don't go on with
+        self._good_sender = ""  # the last that was checked; the null sender <> is how notifications are sent
 
         self._out: list[bytes] = []
         self._rest = memoryview(b"")  # of a write larger than WRITE_BYTES_MAX
@@ -344,10 +345,11 @@ class SmtpClient:
         if limit and envelope.size_bytes > limit:
             text = f"{envelope.size_bytes} bytes are more than the {limit} this server takes"
             return failure(Cause.TOO_BIG, _MAIL, text)
-        # The null sender <> is how notifications are sent.
-        if envelope.mail_from and not _ADDRESS.fullmatch(envelope.mail_from):
-            return failure(Cause.BAD_SENDER, _MAIL, "not an address that SMTP can carry")
-        if not _ADDRESS.fullmatch(envelope.rcpt_to):
+        if envelope.mail_from != self._good_sender:
+            if envelope.mail_from and not _is_address(envelope.mail_from):
+                return failure(Cause.BAD_SENDER, _MAIL, "not an address that SMTP can carry")
+            self._good_sender = envelope.mail_from
+        if not _is_address(envelope.rcpt_to):
             return failure(Cause.BAD_RECIPIENT, _RCPT, "not an address that SMTP can carry")
         if not ascii_only and not self.capabilities.smtputf8:
             return failure(Cause.SMTPUTF8, _MAIL, "a non-ASCII address, and the server has no SMTPUTF8")
