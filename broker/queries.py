@@ -100,6 +100,8 @@ class Queries:
         if message is not None and message.batch:
             state = "sending"
         history = codec.unpack_values(line.history) if line.history else []
+        if line.state != Stored.SENT:
+            history = history[:-1]  # the last one is the row itself
         return wire.ReportRow(
             campaign=campaign.id,
             index=index_of(line.id),

@@ -36,10 +36,16 @@ def eligible(worker: Worker, now: float) -> bool:
     return _available(worker, now) and worker.in_flight < worker.limit
 
 
+def in_service(worker: Worker) -> bool:
+    """It is here and nobody, nor its server, says that it should get nothing."""
+    return worker.welcomed and not worker.drained and not worker.leaving and not held(worker)
+
+
 def _available(worker: Worker, now: float) -> bool:
-    if not worker.welcomed or worker.drained or worker.leaving:
-        return False
-    return not held(worker) or (now >= worker.hold_until and not worker.batches)
+    if in_service(worker):
+        return True
+    probed = held(worker) and now >= worker.hold_until and not worker.batches
+    return probed and worker.welcomed and not worker.drained and not worker.leaving
 
 
 def _ahead(worker: Worker) -> int:

@@ -10,6 +10,7 @@ from broker.core.commands import (
     Reopen,
     Reply,
     SetCampaign,
+    ToWorker,
 )
 from broker.core.events import CampaignStored, FromClient, Reopened, SubmissionOpened
 from broker.core.state import Campaign, Phase, State, Stored, message_id
@@ -133,7 +134,10 @@ def _switch(
         return [refuse(event.peer, event.request, Code.WRONG_STATE, text)]
     campaign.phase = after
     state.awake[campaign.number] = campaign
-    return [Persist((SetCampaign.of(campaign),), (done,)), Log("info", name, {"campaign": id_})]
+    out: list[Command] = [Persist((SetCampaign.of(campaign),), (done,)), Log("info", name, {"campaign": id_})]
+    if after is Phase.PAUSED:
+        out.extend(call_back(state, campaign))
+    return out
 
 
 def cancel(state: State, event: FromClient, request: wire.Cancel, now: Now) -> list[Command]:
@@ -150,6 +154,7 @@ def cancel(state: State, event: FromClient, request: wire.Cancel, now: Now) -> l
     return [
         Persist((SetCampaign.of(campaign),), (done,)),
         Log("info", "campaign.cancelled", {"campaign": campaign.id, "messages": left}),
+        *call_back(state, campaign),
         *finish_if_done(state, campaign, now),
     ]
 
@@ -185,7 +190,8 @@ def reopened(state: State, event: Reopened, now: Now) -> list[Command]:
     state.awake[campaign.number] = campaign
     if changed:
         campaign.next_due = now.wall
-        campaign.expire_at = max(campaign.expire_at, now.wall + int(state.settings.lifetime_s * 1000))
+        if campaign.expire_at <= now.wall:
+            campaign.expire_at = now.wall + int(state.settings.lifetime_s * 1000)
     done = Reply(event.peer, event.request, wire.Done(changed))
     return [
         Persist((SetCampaign.of(campaign),), (done,)),
@@ -201,8 +207,19 @@ def expire(state: State, campaign: Campaign, now: Now) -> list[Command]:
     return [
         Persist((SetCampaign.of(campaign),)),
         Log("warning", "campaign.expired", {"campaign": campaign.id, "messages": left}),
+        *call_back(state, campaign),
         *finish_if_done(state, campaign, now),
     ]
+
+
+def call_back(state: State, campaign: Campaign) -> list[Command]:
+    """Tells workers to begin nothing more of a campaign. They say `done` of those batches when what is on
+    the wire has ended; what has no outcome then was never begun."""
+    batches: dict[bytes, list[int]] = {}
+    for batch in state.batches.values():
+        if batch.campaign is campaign and batch.worker.peer:
+            batches.setdefault(batch.worker.peer, []).append(batch.number)
+    return [ToWorker(peer, wire.Revoke(numbers)) for peer, numbers in batches.items()]
 
 
 def _close(state: State, campaign: Campaign, stored: Stored) -> None:

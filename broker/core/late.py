@@ -85,14 +85,13 @@ def _late(
         campaign.duplicates += outcome.kind == "sent"
         campaign.unknown += outcome.kind == "unknown"
         return None
-    after, due_at = verdict(state, campaign, outcome.kind, outcome.attempt, now)
+    id_ = message_id(outcome.campaign, outcome.index)
+    message = Message(id_, "", b"", stored.attempts, earlier=history(stored))
+    after, due_at = verdict(state, campaign, message, outcome, now)
     campaign.attempts += news
     if before is not Stored.QUEUED:
         campaign.count(before, -1)
     campaign.count(after)
-    message = Message(
-        message_id(outcome.campaign, outcome.index), "", b"", outcome.attempt - 1, earlier=history(stored)
-    )
     return row_of(message, after, worker, outcome, due_at)
 
 
@@ -121,8 +120,4 @@ def _in_memory(
 
 def history(stored: StoredRow) -> tuple[PlainAttempt, ...]:
     """All attempts that the journal has of a message, oldest first."""
-    earlier: list[PlainAttempt] = codec.unpack_values(stored.history) if stored.history else []
-    if stored.attempts:
-        kind = Stored(stored.state).name.lower()
-        earlier.append((stored.ended_at, stored.worker, kind, stored.code, stored.reply))
-    return tuple(earlier)
+    return tuple(codec.unpack_values(stored.history)) if stored.history else ()

@@ -1,7 +1,7 @@
 """What workers report of messages, and what follows from it."""
 
 from broker.core import batches, campaigns, pacing
-from broker.core.balancer import Balancer
+from broker.core.balancer import Balancer, in_service
 from broker.core.commands import (
     Change,
     Command,
@@ -23,6 +23,10 @@ Row = tuple[int, int, int, int, str, int, int, int, int | None, bytes | None]
 """What SetMessages takes."""
 SentRow = tuple[int, int, int, str, int, int, int]
 """What SetSent takes."""
+
+
+UNKNOWN_MAX = 3
+"""Attempts whose outcome stayed unknown after which a message is held: each may have been a copy."""
 
 
 def reported(
@@ -99,16 +103,16 @@ def _settle(
     campaign, worker = batch.campaign, batch.worker
     batches.leave(campaign, message)
     kind = outcome.kind
-    if outcome.scope == "server" and kind in ("deferred", "not_sent") and outcome.reply:
+    if outcome.scope == "server" and kind in ("deferred", "not_sent", "unknown"):
         batch.failed = True
-        worker.reason = outcome.reply
+        worker.reason = outcome.reply or f"{outcome.code} without a text"
     if kind == "sent":
         worker.sent += 1
         worker.failures = 0
-        campaign.attempts += 1
+        campaign.attempts += outcome.attempt > message.attempts
         if message.page is not None and not message.retry:
             sent.append(
-                (message.id, message.attempts + 1, outcome.code, outcome.reply, worker.number,
+                (message.id, attempts_after(message, outcome), outcome.code, outcome.reply, worker.number,
                  outcome.began_at, outcome.ended_at)
             )  # fmt: skip
         else:
@@ -121,17 +125,17 @@ def _settle(
         batches.put_back(state, campaign, message, worker, now)
         out.append(log_outcome(campaign, worker, outcome, "message.refused", None, now))
     else:
-        campaign.attempts += 1
+        campaign.attempts += outcome.attempt > message.attempts
         rows.append(not_taken(state, campaign, message, worker, outcome, now))
         name = f"message.{kind}"
         out.append(log_outcome(campaign, worker, outcome, name, rows[-1][8], now))
 
 
 def another(state: State, campaign: Campaign, message: Message, worker: Worker) -> bool:
-    """Whether a worker is here that may take the message and hasn't refused it."""
+    """Whether a worker is in service that may take the message and hasn't refused it."""
     pool = campaign.options.pool
     return any(
-        w.connected and w is not worker and w.name not in message.tried
+        in_service(w) and w is not worker and w.name not in message.tried
         for w in state.workers.values()
         if pool is None or pool in w.pools
     )
@@ -145,15 +149,16 @@ def not_taken(
         worker.bounced += 1
     elif outcome.kind == "deferred":
         worker.deferred += 1
-    stored, due_at = verdict(state, campaign, outcome.kind, message.attempts + 1, now)
+    stored, due_at = verdict(state, campaign, message, outcome, now)
     end(state, campaign, message, stored)
     return row_of(message, stored, worker, outcome, due_at)
 
 
 def verdict(
-    state: State, campaign: Campaign, kind: str, attempts: int, now: Now
+    state: State, campaign: Campaign, message: Message, outcome: Outcome, now: Now
 ) -> tuple[Stored, int | None]:
     """What a message becomes by an outcome, and when it is due again (ms)."""
+    kind, tries = outcome.kind, attempts_after(message, outcome)
     if kind == "sent":
         return Stored.SENT, None
     if kind == "bounced":
@@ -161,11 +166,13 @@ def verdict(
     wait_s = 0.0
     if kind == "unknown":
         campaign.unknown += 1
-        if campaign.options.on_unknown == "hold":
+        before = sum(earlier[2] == "unknown" for earlier in message.earlier)
+        if campaign.options.on_unknown == "hold" or before + 1 >= UNKNOWN_MAX:
             return Stored.HELD, None
-    else:
+        tries = before
+    if tries:
         wait_s = pacing.back_off(
-            attempts, state.settings.retry_initial_s, state.settings.retry_max_s, state.uniform
+            tries, state.settings.retry_initial_s, state.settings.retry_max_s, state.uniform
         )
     if campaign.closed_as is not None:
         return Stored.DEFERRED, None
@@ -176,18 +183,26 @@ def verdict(
 
 
 def row_of(message: Message, stored: Stored, worker: Worker, outcome: Outcome, due_at: int | None) -> Row:
+    earlier = message.earlier
+    if stored is not Stored.SENT:  # the row's state will change, and what this attempt came to would be lost
+        earlier = (*earlier, (outcome.ended_at, worker.name, outcome.kind, outcome.code, outcome.reply))
     return (
         message.id,
         stored,
-        message.attempts + 1,
+        attempts_after(message, outcome),
         outcome.code,
         outcome.reply,
         worker.number,
         outcome.began_at,
         outcome.ended_at,
         due_at,
-        codec.pack(message.earlier[-limits.ATTEMPTS_KEPT_MAX :]) if message.earlier else None,
+        codec.pack(earlier[-limits.ATTEMPTS_KEPT_MAX :]) if earlier else None,
     )
+
+
+def attempts_after(message: Message, outcome: Outcome) -> int:
+    """One more than before, unless the journal has counted this very attempt, as lost."""
+    return max(message.attempts, outcome.attempt)
 
 
 def remember(state: State, worker: Worker, rows: list[Row]) -> None:

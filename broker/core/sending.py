@@ -1,7 +1,7 @@
 """From the journal into memory, and from memory to the least loaded worker."""
 
 from broker.core import pacing
-from broker.core.balancer import Balancer, eligible, held
+from broker.core.balancer import Balancer, eligible, held, in_service
 from broker.core.commands import Command, ReadFresh, ReadRetries, SendBatch, SendTemplate
 from broker.core.events import FreshRead, RetriesRead
 from broker.core.late import history
@@ -156,7 +156,7 @@ def _untried(state: State, campaign: Campaign, tried: frozenset[str]) -> bool:
     """Whether a worker that hasn't tried is there at all, busy as it may be."""
     pool = campaign.options.pool
     return any(
-        w.connected and not w.drained and not w.leaving and not held(w) and w.name not in tried
+        in_service(w) and w.name not in tried
         for w in state.workers.values()
         if pool is None or pool in w.pools
     )

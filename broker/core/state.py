@@ -225,6 +225,9 @@ class Worker:
     """Reports of it that wait for the journal."""
     holding_read: bool = True
     """False while the journal is being asked about what it holds."""
+    log_lost: bool = False
+    """It came back after a restart of the broker with another log: what it began before, nobody can tell,
+    and its older process may still be at it. A lease has to pass."""
     orphaned: list[int] = field(default_factory=list)
     """Batches of an incarnation whose outcome log is lost: they count as lost at `orphaned_until`."""
     orphaned_until: float = 0.0

@@ -50,6 +50,8 @@ def hello(
         worker.orphaned = list(worker.batches)
         worker.orphaned_until = worker.lease_from + state.settings.lease_s
         worker.unheld = []
+        worker.log_lost = state.recovering_until is not None
+        out.append(Log("warning", "worker.log_lost", {"worker": worker.name, "server": request.server}))
     worker.peer, worker.connected, worker.gone, worker.leaving = peer, True, False, False
     worker.hello, worker.welcomed = event.request, False
     if worker.incarnation != request.incarnation:
@@ -108,12 +110,16 @@ def _adoptable(state: State, held: wire.HeldBatch) -> bool:
 def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> list[Command]:
     """After a restart of the broker: batches that a worker still has go on where they are."""
     worker = state.workers[event.worker]
+    foreign: list[int] = []
+    """Batches of which nothing is to be sent any more, or that another journal's broker gave out."""
     for held in event.batches:
         campaign = state.campaigns.get(held.campaign)
         batch = None
         for index in held.indices:
             row = event.rows.get(message_id(held.campaign, index))
-            if campaign is None or row is None or row.id in state.live or Stored(row.state).final:
+            if campaign is None or row is None or row.id in state.live:
+                continue
+            if row.state not in (Stored.QUEUED, Stored.DEFERRED):
                 continue
             if batch is None:
                 batch = Batch(held.batch, worker, campaign, {}, len(held.indices))
@@ -125,15 +131,17 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
             campaign.in_flight_retries += message.retry
         if batch is not None:
             state.batches[batch.number] = worker.batches[batch.number] = batch
+        else:
+            foreign.append(held.batch)
     worker.holding_read = True
     balancer.update(worker, now.mono)
-    return []
+    return [ToWorker(worker.peer, wire.Revoke(foreign))] if foreign else []
 
 
 def has_reported(worker: Worker) -> bool:
     """It has told all that it knows: what it holds, and outcomes that no broker had confirmed."""
     told = worker.connected and worker.holding_read and not worker.replaying and not worker.looking_up
-    return told or worker.gone
+    return (told and not worker.log_lost) or worker.gone
 
 
 def heard(worker: Worker, now: Now) -> None:

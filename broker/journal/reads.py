@@ -9,7 +9,7 @@ import apsw
 
 from broker.core.events import FreshRow, StoredRow
 from broker.core.state import Campaign, Phase, Stored, Worker, message_id
-from broker.journal.store import ReportLine
+from broker.journal.store import JournalError, ReportLine
 from evenpost.wire import codec
 from evenpost.wire.messages import Options
 
@@ -42,13 +42,17 @@ class Reads(ABC):
     """Queries over an open connection."""
 
     _db: apsw.Connection
+    _next_campaign: int
 
     @abstractmethod
     def _set_campaigns(self) -> None:
         """Writes what is still to be written of campaigns' rows, before they are read."""
 
     def _rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[Any]:
-        return self._db.execute(sql, bindings).fetchall()
+        try:
+            return self._db.execute(sql, bindings).fetchall()
+        except apsw.Error as error:
+            raise JournalError(f"can't read the journal: {error}") from error
 
     def campaigns(self) -> list[Campaign]:
         self._set_campaigns()
@@ -74,8 +78,8 @@ class Reads(ABC):
         return [id_ for (id_,) in self._rows(query, (limit,))]
 
     def next_campaign_number(self) -> int:
-        number: int = self._rows("SELECT coalesce(max(number), 0) + 1 FROM campaign")[0][0]
-        return number
+        newest: int = self._rows("SELECT coalesce(max(number), 0) FROM campaign")[0][0]
+        return max(newest + 1, self._next_campaign)
 
     def workers(self) -> list[Worker]:
         query = "SELECT name, number, server, log, incarnation, drained, gone FROM worker"

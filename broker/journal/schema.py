@@ -70,7 +70,11 @@ CREATE TABLE worker (
     gone INTEGER NOT NULL
 );
 
-INSERT INTO meta VALUES ('boot', 0);
+-- Workers keep outcomes and batches by these numbers, across restarts of the broker, and may meet another
+-- journal: a new one in this one's place, or this one restored from a backup. So each journal begins at a
+-- random place, and each opening jumps ahead at random: what is told of one is never believed of another.
+INSERT INTO meta VALUES ('boot', 1 + abs(random() % 1073741824));
+INSERT INTO meta VALUES ('campaign', 1 + abs(random() % 1073741824));
 """
 
 MIGRATIONS: dict[int, str] = {}

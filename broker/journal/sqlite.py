@@ -110,7 +110,9 @@ class SqliteJournal(Reads):
             db.execute(schema.MIGRATIONS[version])
             version += 1
         db.execute(f"PRAGMA user_version = {version}")
-        self.boot = self._value("UPDATE meta SET value = value + 1 WHERE key = 'boot' RETURNING value")
+        jump = "UPDATE meta SET value = value + 1 + abs(random() % 16384) WHERE key = ? RETURNING value"
+        self.boot = self._value(jump, ("boot",))
+        self._next_campaign = self._value(jump, ("campaign",))
         for (number,) in self._rows("SELECT number FROM campaign WHERE recount"):
             self._recount(number)
         db.execute("COMMIT")

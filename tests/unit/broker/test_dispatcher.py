@@ -6,8 +6,17 @@ import pytest
 from broker.core import commands as c
 from broker.core import events as e
 from broker.core.state import Settings, Stored
+from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from tests.unit.broker.playbook import WALL, Playbook, answers, only, rows
+
+
+def stored_row(index: int = 0, **fields: object) -> e.StoredRow:
+    given: dict[str, object] = {
+        "id": (1 << 32) + index, "address": f"u{index}@example.com", "values": b"", "state": Stored.DEFERRED,
+        "attempts": 1, "history": None, "code": 0, "reply": "", "worker": "a", "ended_at": WALL,
+    }  # fmt: skip
+    return e.StoredRow(**(given | fields))  # type: ignore[arg-type]  # a test's own
 
 
 def test_nothing_is_sent_before_the_campaign_is_on_disk() -> None:
@@ -102,27 +111,28 @@ def test_deferred_mail_waits_then_goes_to_another_server_first() -> None:
     out = book.outcomes(batch, "deferred", code=450, reply="try later")
     ((id_, state, attempts, code, reply, worker, _, _, due_at, history),) = rows(out)
     assert (state, attempts, code, reply, worker) == (Stored.DEFERRED, 1, 450, "try later", 1)
-    assert due_at == book.now.wall + 60_000 and history is None
+    assert due_at == book.now.wall + 60_000
+    (kept,) = codec.unpack_values(history)  # type: ignore[arg-type]  # from the row above
+    assert kept == [WALL + 10, "a", "deferred", 450, "try later"]
     assert not only(book.pass_time(59.5), c.ReadRetries)
     book.hello("a", max_connections=1)
     book.hello("b", max_connections=1, weight=1)
     (read,) = only(book.pass_time(0.6), c.ReadRetries)
-    row = e.StoredRow(id_, "u0@example.com", b"", state, 1, None, 450, "try later", "a", WALL)  # type: ignore[arg-type]  # from the row above
+    row = stored_row(history=history, code=450, reply="try later")
     (retry,) = only(book.say(e.RetriesRead(1, [row], (read.due_upto, id_), None)), c.SendBatch)  # type: ignore[arg-type]
     assert retry.peer == b"b"
     assert retry.items[0][:2] == (0, 2)  # the second attempt
     (last,) = rows(book.outcomes(retry, "sent"))
-    assert last[2] == 2 and last[9] is not None  # the first attempt is kept
+    assert last[2] == 2 and last[9] == history  # the first attempt is kept
 
 
 def test_only_one_server_and_it_has_tried_already_is_tried_again() -> None:
     book = Playbook(Settings(retry_initial_s=1))
     book.hello("a", max_connections=1)
     (batch,) = only(book.submit(1), c.SendBatch)
-    out = book.outcomes(batch, "deferred", code=450, reply="later")
-    ((id_, *_),) = rows(out)
+    book.outcomes(batch, "deferred", code=450, reply="later")
     book.pass_time(1.1)
-    row = e.StoredRow(id_, "u0@example.com", b"", 1, 1, None, 450, "later", "a", WALL)  # type: ignore[arg-type]
+    row = stored_row(code=450, reply="later")
     (retry,) = only(book.say(e.RetriesRead(1, [row], (0, 0), None)), c.SendBatch)
     assert retry.peer == b"a"
 
@@ -358,14 +368,6 @@ def test_events_cannot_be_changed() -> None:
         wire.Done(1).changed = 2  # type: ignore[misc]
 
 
-def stored_row(index: int = 0, **fields: object) -> e.StoredRow:
-    given: dict[str, object] = {
-        "id": (1 << 32) + index, "address": f"u{index}@example.com", "values": b"", "state": Stored.DEFERRED,
-        "attempts": 1, "history": None, "code": 0, "reply": "", "worker": "a", "ended_at": WALL,
-    }  # fmt: skip
-    return e.StoredRow(**(given | fields))  # type: ignore[arg-type]  # a test's own
-
-
 def test_what_is_told_twice_counts_once() -> None:
     """The confirmation got lost, and the broker has restarted: the journal knows the outcome already."""
     book = Playbook()
@@ -443,3 +445,119 @@ def test_cancel_counts_deferred_mail_as_cancelled() -> None:
     changes = [change for p in only(out, c.Persist) for change in p.changes]
     last = [change for change in changes if isinstance(change, c.SetCampaign)][-1]
     assert {Stored(s): n for s, n in last.counts.items() if n} == {Stored.CANCELLED: 1}
+
+
+@pytest.mark.parametrize("away", ["drained", "backing off", "lost"])
+def test_what_a_server_refused_for_good_never_goes_back_to_it(away: str) -> None:
+    """The only other worker can't take it either just now: it is final, and no hot loop."""
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.hello("b", max_connections=1)
+    other = book.core.state.workers["b"]
+    match away:
+        case "drained":
+            other.drained = True
+        case "backing off":
+            other.failures, other.hold_until = 2, 1e9
+        case "lost":
+            other.connected = other.welcomed = False
+    out = book.outcomes(batch, "bounced", scope="server", code=554, reply="relay access denied")
+    ((_, state, *_),) = rows(out)
+    assert state == Stored.BOUNCED and not only(out, c.SendBatch)
+
+
+def test_an_unknown_outcome_is_tried_again_at_once_then_later_then_by_a_person() -> None:
+    """A server that takes each copy and never says so must not fill somebody's mailbox."""
+    book = Playbook(Settings(retry_initial_s=60))
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    waits, states = [], []
+    for attempt in (1, 2, 3):
+        out = book.outcomes(batch, "unknown", scope="server", code=0, reply="lost after the last byte")
+        ((_, state, attempts, *_, due_at, history),) = rows(out)
+        states.append(state)
+        waits.append(None if due_at is None else due_at - book.now.wall)  # type: ignore[operator]
+        assert attempts == attempt
+        if state == Stored.DEFERRED:
+            book.pass_time(100)
+            book.hello("a", max_connections=1, incarnation=attempt + 1)
+            row = stored_row(attempts=attempts, history=history)
+            (batch,) = only(book.say(e.RetriesRead(1, [row], (0, 0), None)), c.SendBatch)
+    assert states == [Stored.DEFERRED, Stored.DEFERRED, Stored.HELD]
+    assert waits[0] is not None and waits[0] <= 1 and waits[1] == 60_000
+
+
+def test_a_server_that_leaves_answers_out_is_left_alone() -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(50), c.SendBatch)
+    (second,) = only(book.outcomes(batch, "unknown", scope="server", code=0, reply=""), c.SendBatch)
+    out = book.outcomes(second, "unknown", scope="server", code=0, reply="")
+    assert not only(out, c.SendBatch) and book.core.state.workers["a"].reason
+
+
+@pytest.mark.parametrize("what", ["cancel", "pause", "expire"])
+def test_workers_are_told_to_begin_nothing_more(what: str) -> None:
+    book = Playbook()
+    book.hello("a", max_connections=1)
+    expire_at = book.now.wall + 5_000
+    (batch,) = only(book.submit(100, wire.Options(expire_at=expire_at)), c.SendBatch)
+    match what:
+        case "cancel":
+            out = book.say(e.FromClient(b"k", 1, wire.Cancel("c1")))
+        case "pause":
+            out = book.say(e.FromClient(b"k", 1, wire.Pause("c1")))
+        case _:
+            for _ in range(6):
+                book.mono += 1
+                book.say(e.FromWorker(b"a", 0, wire.Heartbeat(1, 1, 1, 0, 1, batch.batch)))
+            out = book.say(e.Tick())
+    assert c.ToWorker(b"a", wire.Revoke([batch.batch])) in only(out, c.ToWorker)
+    # One was on the wire; of the rest the worker says nothing but that it is done with the batch.
+    wired = msgspec.structs.replace(wire.Outcomes(0, [], [batch.batch]))
+    book.say(e.FromWorker(b"a", 0, wired))
+    campaign = book.core.state.by_id.get("c1")
+    assert campaign is None or (campaign.in_flight == 0 and campaign.queued == 100)
+
+
+def test_retrying_keeps_an_expiry_that_has_not_come() -> None:
+    book = Playbook()
+    expire_at = book.now.wall + 50_000
+    book.submit(5, wire.Options(expire_at=expire_at))
+    campaign = book.core.state.campaigns[1]
+    for moment in (expire_at, book.now.wall - 1):
+        campaign.expire_at = moment
+        campaign.total = 6
+        campaign.counts = {Stored.BOUNCED: 1}
+        book.core.handle(e.Reopened(b"k", 1, campaign, {Stored.BOUNCED: 1}), book.now)
+        assert (campaign.expire_at == expire_at) == (moment == expire_at)
+
+
+def test_held_mail_of_a_worker_that_wakes_up_stays_held() -> None:
+    """It is for a person to decide; what the worker still has on the wire will be told in time."""
+    book = Playbook()
+    book.core.state.recovering_until = book.mono + 10
+    book.submit(3)
+    held = wire.HeldBatch(77, 1, [0, 1])
+    (read,) = only(book.hello("a", holding=[held]), c.ReadHeld)
+    out = book.say(
+        e.HeldRead("a", read.batches, {(1 << 32) + n: stored_row(n, state=Stored.HELD) for n in (0, 1)})
+    )
+    assert not book.core.state.batches
+    assert c.ToWorker(b"a", wire.Revoke([77])) in only(out, c.ToWorker)
+
+
+def test_after_a_restart_a_worker_whose_log_is_lost_delays_sending_by_a_lease() -> None:
+    book = Playbook(Settings(lease_s=10))
+    book.hello("a")
+    book.core.state.recovering_until = book.mono + 10
+    book.core.state.workers["a"].connected = False
+    book.hello("a", log="another", incarnation=2)
+    book.submit(3)
+    book.pass_time(1)
+    assert book.core.state.recovering_until is not None
+    for _ in range(10):
+        book.mono += 1
+        book.say(e.FromWorker(b"a", 0, wire.Heartbeat(1, 0, 0, 0, 2, 0)))
+    assert only(book.say(e.Tick()), c.SendBatch)

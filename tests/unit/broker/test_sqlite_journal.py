@@ -66,7 +66,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     journal = SqliteJournal(path)
     lines = journal.report(1, -1, 10, [], 10)
     assert [(line.address, line.state) for line in lines] == [("a@example.com", 3), ("b@example.com", 0)]
-    assert journal.boot == 2
 
 
 def test_a_second_broker_on_the_same_journal_is_refused(tmp_path: Path) -> None:
@@ -213,3 +212,17 @@ def test_the_first_attempt_is_remembered(journal: SqliteJournal) -> None:
     journal.apply([SetSent([later])])
     (line,) = journal.report(1, -1, 0, [], 10)
     assert (line.first_at, line.last_at, line.attempts, line.state) == (WALL, WALL + 905, 2, Stored.SENT)
+
+
+def test_no_two_journals_and_no_two_openings_share_their_numbers(tmp_path: Path) -> None:
+    """Workers keep batches and outcomes by number: another journal's must not mean something here."""
+    journals = [SqliteJournal(tmp_path / f"{n}.db") for n in range(20)]
+    assert len({j.boot for j in journals}) == len({j.next_campaign_number() for j in journals}) == 20
+    assert all(0 < j.boot < 2**31 and 0 < j.next_campaign_number() < 2**31 for j in journals)
+    number, boot = journals[0].next_campaign_number(), journals[0].boot
+    fill(journals[0], number, ["a@example.com"])
+    assert journals[0].next_campaign_number() == number + 1
+    for journal in journals:
+        journal.close()
+    reopened = SqliteJournal(tmp_path / "0.db")
+    assert reopened.boot > boot and reopened.next_campaign_number() > number
