@@ -46,7 +46,7 @@ from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
-from broker.queries import Queries
+from broker.queries import Answer, Queries
 from broker.reopening import Reopening
 from broker.settings import Settings
 from broker.watchers import Watchers
@@ -62,6 +62,8 @@ RECEIVED_PER_TURN_MAX = 200
 """Messages taken from one socket before the other, the core and the journal get their turn."""
 ROWS_WAITING_MAX = 200_000
 """Rows in front of the journal at which clients are asked to wait: about 50 MB."""
+QUESTIONS_MAX = 4
+"""Pages of reports and traces that one client may have open."""
 _CONFIRM = wire.Type.OUTCOMES_COMMITTED
 _ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 """Of campaign ids: none that is taken for another when read aloud or copied by hand."""
@@ -100,6 +102,8 @@ class Broker:
         self._watchers = Watchers(state, self._queries, self._reply)
         self._stopping = 0
         self._rejected: dict[str, int] = {}
+        self._asking: dict[bytes, int] = {}
+        """Reports and traces that peers wait for."""
         self._settings = settings
 
     # --- the loop -----------------------------------------------------------------------------
@@ -143,6 +147,8 @@ class Broker:
         poller.register(self._workers, zmq.POLLIN)
         poller.register(self._wake_receiver, zmq.POLLIN)
         next_tick = 0.0
+        turned_at = now().mono
+        heartbeat_s = self._settings.core.heartbeat_s
         while not self._stopping:
             time = now()
             wait_s = max(0.0, min(next_tick - time.mono, self._queue.wait_s(time.mono)))
@@ -150,6 +156,11 @@ class Broker:
             if self._wake_receiver.fileno() in ready:
                 self._drain_wake()
             self._queue.step(now().mono)
+            time = now()
+            if time.mono - turned_at > heartbeat_s:
+                # This process was frozen, its workers weren't: hear what they said before judging them.
+                next_tick = time.mono + heartbeat_s
+            turned_at = time.mono
             if self._workers in ready:
                 self._receive(self._workers, self._from_worker)
             if self._clients in ready:
@@ -213,16 +224,30 @@ class Broker:
                 self._queries.status(message, now(), answer)
             case wire.Watch():
                 self._watchers.watch(peer, request, message, now())
+            case wire.Report() | wire.Trace() if self._asking.get(peer, 0) >= QUESTIONS_MAX:
+                answer(wire.Error(Code.BUSY, f"{QUESTIONS_MAX} of your questions are open: wait"))
             case wire.Report():
-                self._queries.report(message, answer)
+                self._queries.report(message, self._counted(peer, answer))
             case wire.Trace():
-                self._queries.trace(message, answer)
+                self._queries.trace(message, self._counted(peer, answer))
             case wire.Servers():
                 answer(self._queries.servers())
             case wire.Recipients() if self._queue.rows_waiting > ROWS_WAITING_MAX:
                 answer(wire.Error(Code.BUSY, "more recipients are coming in than the disk takes: wait"))
             case _:
                 self._handle(FromClient(peer, request, message))
+
+    def _counted(self, peer: bytes, answer: Answer) -> Answer:
+        """One question of this peer is open until it is answered."""
+        self._asking[peer] = self._asking.get(peer, 0) + 1
+
+        def counted(reply: wire.Message) -> None:
+            self._asking[peer] -= 1
+            if not self._asking[peer]:
+                del self._asking[peer]
+            answer(reply)
+
+        return counted
 
     def _open(self, peer: bytes, request: int, message: wire.OpenCampaign) -> None:
         packed = codec.pack_struct(message.template)

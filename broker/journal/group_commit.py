@@ -7,6 +7,7 @@ hurry for waits a little, so that it grows: a flush costs the same for one row a
 """
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,9 @@ from broker.journal.store import Journal
 
 GROUP_ROWS_MAX = 20_000
 """Rows in one group: about 50 ms of statements, after which sockets get their turn."""
+
+STEP_S = 0.05
+"""After so long at work a step ends, so that a heap of questions holds nobody else up."""
 
 PATIENCE_S = 0.02
 """How long a group that isn't urgent waits for more."""
@@ -93,7 +97,8 @@ class GroupCommit:
             finished, self._uncommitted = self._uncommitted, []
             for done, result in finished:
                 done(result)
-        while self._jobs and self._rows < GROUP_ROWS_MAX:
+        busy_until = time.monotonic() + STEP_S
+        while self._jobs and self._rows < GROUP_ROWS_MAX and time.monotonic() < busy_until:
             job = self._jobs.popleft()
             self.rows_waiting -= job.rows
             result = job.run()

@@ -197,7 +197,7 @@ class Done(Message, frozen=True):
 class Report(Message, frozen=True):
     TYPE = Type.REPORT
     campaign: str
-    after: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    after: Annotated[int, msgspec.Meta(ge=-1, le=limits.RECIPIENTS_MAX)] = -1
     """The index of the last recipient seen; -1 to begin."""
     limit: Annotated[int, msgspec.Meta(ge=1, le=limits.PAGE_ROWS_MAX)] = 1_000
     only: list[MessageState] = []

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 import msgpack
 import msgspec
 
-from evenpost.wire import limits
 from evenpost.wire.errors import Code, WireError
-from evenpost.wire.messages import BY_TYPE, Message, Type
+from evenpost.wire.messages import BODY_BYTES_MAX, BY_TYPE, Message, Type
 
 VERSION = 1
 MAGIC = b"EP"
@@ -77,9 +76,11 @@ def split(frames: Sequence[bytes], accepted: Set[Type]) -> tuple[int, Type, byte
             Code.BAD_MESSAGE,
             f"message type {type_number} is not accepted on this endpoint: clients and workers have one each",
         )
-    if len(body) > limits.FRAME_BYTES_MAX:
-        raise WireError(Code.TOO_LARGE, f"{len(body)} bytes; at most {limits.FRAME_BYTES_MAX} are accepted")
-    return request, Type(type_number), body
+    type_ = Type(type_number)
+    if len(body) > BODY_BYTES_MAX[type_]:
+        text = f"{type_.name}: {len(body)} bytes; at most {BODY_BYTES_MAX[type_]} are accepted"
+        raise WireError(Code.TOO_LARGE, text)
+    return request, type_, body
 
 
 def decode_body(type_: Type, body: bytes) -> Message:

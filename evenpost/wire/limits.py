@@ -3,6 +3,15 @@
 FRAME_BYTES_MAX = 40 * 1024 * 1024
 """One frame on the wire. A template with its attachments is the largest thing that is ever sent."""
 
+WORD_BYTES_MAX = 16 * 1024
+"""The body of a message that carries neither a template nor rows."""
+
+HELLO_BYTES_MAX = 8 * 1024 * 1024
+"""A worker's hello with all that it holds."""
+
+OUTCOMES_BYTES_MAX = 8 * 1024 * 1024
+"""OUTCOMES_ROWS_MAX rows with the longest replies, in four-byte characters."""
+
 TEMPLATE_BYTES_MAX = 32 * 1024 * 1024
 """All parts and attachments of one campaign. Big providers refuse messages over 25-35 MB."""
 
@@ -17,6 +26,9 @@ CHUNKS_IN_FLIGHT_MAX = 8
 
 RECIPIENTS_MAX = 2**32 - 1
 """Recipients of one campaign: a message's number is (campaign << 32) | index."""
+
+CAMPAIGN_NUMBER_MAX = 2**31 - 1
+"""The same number has to fit in 63 bits: SQLite's integers."""
 
 FIELDS_MAX = 200
 """Merge fields of one campaign."""
@@ -63,6 +75,7 @@ PEERS_MAX = 20_000
 ATTEMPTS_KEPT_MAX = 20
 """Earlier attempts kept with a message."""
 
+assert CAMPAIGN_NUMBER_MAX << 32 | RECIPIENTS_MAX < 2**63
 assert TEMPLATE_BYTES_MAX + 1024 * 1024 <= FRAME_BYTES_MAX
 assert CHUNK_BYTES_MAX + 1024 * 1024 <= FRAME_BYTES_MAX
 assert CHUNK_ROWS_MAX >= BATCH_MESSAGES_MAX

@@ -1,5 +1,6 @@
 """Every message of the protocol, by name and by type number."""
 
+from evenpost.wire import limits
 from evenpost.wire.client_messages import (
     Attempt,
     CampaignOpen,
@@ -35,9 +36,11 @@ from evenpost.wire.client_messages import (
 from evenpost.wire.types import (
     Address,
     Attachment,
+    CampaignNumber,
     CampaignState,
     Count,
     Error,
+    Index,
     Message,
     MessageState,
     Name,
@@ -67,6 +70,7 @@ from evenpost.wire.worker_messages import (
 )
 
 __all__ = [
+    "BODY_BYTES_MAX",
     "BY_TYPE",
     "FROM_CLIENT",
     "FROM_WORKER",
@@ -77,6 +81,7 @@ __all__ = [
     "Attempt",
     "Batch",
     "BatchItem",
+    "CampaignNumber",
     "CampaignOpen",
     "CampaignState",
     "CampaignStatus",
@@ -93,6 +98,7 @@ __all__ = [
     "HeartbeatAck",
     "HeldBatch",
     "Hello",
+    "Index",
     "Message",
     "MessageState",
     "Name",
@@ -164,3 +170,18 @@ TO_WORKER: frozenset[Type] = frozenset(
 )  # fmt: skip
 
 assert set(BY_TYPE) == set(Type)
+
+_LARGE = {
+    Type.OPEN_CAMPAIGN: limits.FRAME_BYTES_MAX,
+    Type.RECIPIENTS: limits.CHUNK_BYTES_MAX + 1024 * 1024,
+    Type.WORKER_HELLO: limits.HELLO_BYTES_MAX,
+    Type.OUTCOMES: limits.OUTCOMES_BYTES_MAX,
+}
+BODY_BYTES_MAX: dict[Type, int] = {
+    # What comes from the broker is as large as what it was given, and it isn't an attacker.
+    type_: limits.FRAME_BYTES_MAX
+    if type_ in TO_CLIENT | TO_WORKER
+    else _LARGE.get(type_, limits.WORD_BYTES_MAX)
+    for type_ in Type
+}
+"""A body is measured before it is unpacked: a few MB of msgpack can become GBs of objects."""

@@ -15,6 +15,9 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MA
 Text = Annotated[str, msgspec.Meta(max_length=limits.TEMPLATE_BYTES_MAX)]
 Address = Annotated[str, msgspec.Meta(min_length=3, max_length=limits.ADDRESS_BYTES_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+CampaignNumber = Annotated[int, msgspec.Meta(ge=0, le=limits.CAMPAIGN_NUMBER_MAX)]
+Index = Annotated[int, msgspec.Meta(ge=0, le=limits.RECIPIENTS_MAX)]
+"""Of a recipient in its campaign."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400 * 366)]
 
 OutcomeKind = Literal["sent", "deferred", "bounced", "unknown", "not_sent"]

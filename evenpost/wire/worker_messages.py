@@ -5,15 +5,26 @@ from typing import Annotated, Literal
 import msgspec
 
 from evenpost.wire import limits
-from evenpost.wire.types import Count, Message, Name, OutcomeKind, Row, Seconds, Template, Type
+from evenpost.wire.types import (
+    CampaignNumber,
+    Count,
+    Index,
+    Message,
+    Name,
+    OutcomeKind,
+    Row,
+    Seconds,
+    Template,
+    Type,
+)
 
 
 class HeldBatch(Row, frozen=True):
     """A batch that a worker still has, with the indices whose outcome isn't yet in its log."""
 
     batch: Count
-    campaign: Count
-    indices: Annotated[list[Count], msgspec.Meta(max_length=limits.BATCH_MESSAGES_MAX)]
+    campaign: CampaignNumber
+    indices: Annotated[list[Index], msgspec.Meta(max_length=limits.BATCH_MESSAGES_MAX)]
 
 
 class WorkerHello(Message, frozen=True):
@@ -73,14 +84,14 @@ class CampaignTemplate(Message, frozen=True):
     """Sent once a worker session and campaign, before its first batch."""
 
     TYPE = Type.TEMPLATE
-    campaign: Count
+    campaign: CampaignNumber
     campaign_id: str
     created_at: Count
     template: Template
 
 
 class BatchItem(Row, frozen=True):
-    index: Count
+    index: Index
     attempt: Count
     """1 for the first."""
     address: str
@@ -90,7 +101,7 @@ class BatchItem(Row, frozen=True):
 class Batch(Message, frozen=True):
     TYPE = Type.BATCH
     batch: Count
-    campaign: Count
+    campaign: CampaignNumber
     items: Annotated[list[BatchItem], msgspec.Meta(min_length=1, max_length=limits.BATCH_MESSAGES_MAX)]
 
 
@@ -98,9 +109,9 @@ class Outcome(Row, frozen=True):
     """What became of one attempt."""
 
     batch: Count
-    campaign: Count
-    index: Count
-    attempt: Count
+    campaign: CampaignNumber
+    index: Index
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     kind: OutcomeKind
     scope: Literal["recipient", "server"]
     """Who failed. A server's failure says nothing about the recipient and burns no attempt."""
