@@ -57,8 +57,8 @@ def test_nonsense_on_both_endpoints_leaves_the_broker_up(tmp_path: Path) -> None
                 for message in messages:
                     hostile.send_multipart(message)
                     assert hostile.poll(5_000), message
-                    kind, _, body = codec.split(hostile.recv_multipart(), frozenset(wire.Type))[1:] + (b"",)
-                    assert kind is wire.Type.ERROR, body
+                    _, kind, _ = codec.split(hostile.recv_multipart(), frozenset(wire.Type))
+                    assert kind is wire.Type.ERROR
                 host, port = endpoint.removeprefix("tcp://").split(":")
                 for junk in (b"GET / HTTP/1.0\r\n\r\n", os.urandom(500), b"\xff\x00\x00"):
                     with socket.create_connection((host, int(port))) as raw, contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ def test_a_broker_that_was_frozen_takes_nobody_for_dead(tmp_path: Path) -> None:
 
 
 def test_another_journal_believes_nothing_of_the_old_one(tmp_path: Path) -> None:
-    """The journal is lost and a new one begins, while a worker still holds batches and outcomes of the old."""
+    """The journal is lost, a new one begins, and a worker still holds batches and outcomes of the old."""
     with RecordingServer(delay_s=0.05) as server, Cluster(tmp_path) as cluster:
         cluster.start_broker()
         cluster.start_worker("w", server.url, "--max-connections", "2")
