@@ -8,7 +8,7 @@ import click
 from broker.core.state import Settings as CoreSettings
 from broker.settings import Settings
 from evenpost.runtime import logs
-from evenpost.runtime.settings import config_option, log_options, option, run, version_option
+from evenpost.runtime.settings import FiniteRange, config_option, log_options, option, run, version_option
 
 _CORE = CoreSettings()
 _DEFAULTS = Settings()
@@ -35,14 +35,14 @@ Then, on the host of each SMTP server or anywhere else:
 )
 @option(
     "--heartbeat",
-    type=click.FloatRange(0.05, 60),
+    type=FiniteRange(0.05, 60),
     default=_CORE.heartbeat_s,
     metavar="SECONDS",
     help="How often workers report. Three missed mean that a worker is lost.",
 )
 @option(
     "--lease",
-    type=click.FloatRange(0.2, 3600),
+    type=FiniteRange(0.2, 3600),
     default=_CORE.lease_s,
     metavar="SECONDS",
     help="How long after its last report a lost worker may still begin a message. Only then is its mail "
@@ -50,21 +50,21 @@ Then, on the host of each SMTP server or anywhere else:
 )
 @option(
     "--retry-initial",
-    type=click.FloatRange(0.05, 86_400),
+    type=FiniteRange(0.05, 86_400),
     default=_CORE.retry_initial_s,
     metavar="SECONDS",
     help="Wait before the second try of a deferred message; it doubles each time.",
 )
 @option(
     "--retry-max",
-    type=click.FloatRange(0.05, 86_400),
+    type=FiniteRange(0.05, 86_400),
     default=_CORE.retry_max_s,
     metavar="SECONDS",
     help="The longest wait between two tries.",
 )
 @option(
     "--lifetime",
-    type=click.FloatRange(1, 86_400 * 60),
+    type=FiniteRange(1, 86_400 * 60),
     default=_CORE.lifetime_s,
     metavar="SECONDS",
     help="How long a campaign without expire_at is tried.",

@@ -69,6 +69,16 @@ _ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 """Of campaign ids: none that is taken for another when read aloud or copied by hand."""
 
 
+def fingerprint_of(message: wire.OpenCampaign, packed_template: bytes) -> bytes:
+    """What has to be the same for a submission id to be the same submission. Not `start_at` and `expire_at`:
+    "+2h" is another time at each try."""
+    options = message.options
+    hasher = hashlib.blake2b(packed_template, digest_size=16)
+    rest = (message.list_digest, options.name, options.priority, options.pool, options.on_unknown)
+    hasher.update(codec.pack(rest))
+    return hasher.digest()
+
+
 class Broker:
     def __init__(self, settings: Settings) -> None:
         """Opens the journal and binds both sockets. Raises JournalError or EndpointError."""
@@ -251,7 +261,7 @@ class Broker:
 
     def _open(self, peer: bytes, request: int, message: wire.OpenCampaign) -> None:
         packed = codec.pack_struct(message.template)
-        fingerprint = hashlib.blake2b(packed, digest_size=16).digest()
+        fingerprint = fingerprint_of(message, packed)
 
         def found(known: Campaign | None) -> None:
             new_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(10))

@@ -11,6 +11,7 @@ chunks each time, so that a submission that was cut off goes on with chunk N of 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import compress
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +54,8 @@ class Checked:
     """All problems by kind."""
     fatal: bool
     """Something is wrong with the list as a whole: leaving out the bad rows doesn't help."""
+    digest: str
+    """The same for the same addresses with the same values in the same order, and for no other list."""
 
     @property
     def problems_total(self) -> int:
@@ -123,10 +126,12 @@ class RecipientList:
             return self._checked
         log = ProblemLog(self.name)
         finder = DuplicateFinder()
+        digest = _Digest()
         judge = _Judge(log, self._source, check_row)
         good = 0
         try:
             for batch in self._source.batches(log, checking=True, progress=progress):
+                digest.add(batch)
                 if batch.incomplete:
                     batch = self._judged(batch, judge)
                 finder.add(batch.lines, batch.addresses)
@@ -148,6 +153,7 @@ class RecipientList:
         self._checked = Checked(
             self.name, self._source.rows_seen, good, log.kept(), dict(log.counts),
             fatal=good == 0 or good > limits.RECIPIENTS_MAX or judge.column_missing,
+            digest=digest.text(),
         )  # fmt: skip
         return self._checked
 
@@ -258,6 +264,23 @@ class _Judge:
         hint = f"Add the column, or write {{{{ {field} | default('...') }}}}"
         reason = f"the list has no such column; {reason}"
         self._log.add("missing_column", self._header_line, reason, hint, field)
+
+
+class _Digest:
+    """Of rows as they go to the broker. So all that decides on them (encoding, delimiter, columns) is in it, and
+    which of them are left out follows from them and the template."""
+
+    def __init__(self) -> None:
+        self._addresses, self._values = blake2b(digest_size=32), blake2b()
+
+    def add(self, batch: Batch) -> None:
+        self._addresses.update("\0".join([*batch.addresses, ""]).encode())
+        self._values.update(b"".join(batch.packed))
+
+    def text(self) -> str:
+        both = self._addresses.copy()
+        both.update(self._values.digest())
+        return both.hexdigest()
 
 
 class _LineSet:

@@ -108,8 +108,10 @@ class Plan:
         return self.campaign.submission_id
 
     def opening(self, submission_id: str) -> OpenCampaign:
+        """For a list that was checked."""
+        assert self.checked is not None, "a campaign was opened before its list was checked"
         self._submission = submission_id
-        return OpenCampaign(submission_id, self.template, self._options)
+        return OpenCampaign(submission_id, self.template, self._options, self.checked.digest)
 
     def follow(self, stream: Stream) -> None:
         """Tells `progress` what the broker has stored."""

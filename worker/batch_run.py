@@ -14,7 +14,7 @@ from evenpost.wire.errors import WireError
 from evenpost.wire.messages import BatchItem
 from worker.outcome_log import OutcomeLog, OutcomeLogError
 from worker.outcome_rows import OutcomeRow
-from worker.smtp.connection import Withheld
+from worker.smtp.connection import WithheldError
 from worker.smtp.content import WireContent
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
@@ -106,7 +106,7 @@ class BatchRun:
             self._log.flush()
         except OutcomeLogError as error:
             self._owner.log_failed(error)
-            raise Withheld from None
+            raise WithheldError from None
 
     def result(self, envelope: Envelope, result: Result) -> None:
         held, index, kind = self._held, envelope.key, result.kind

@@ -9,7 +9,15 @@ from urllib.parse import urlencode
 
 import click
 
-from evenpost.runtime.settings import config_option, log_options, option, read_secret, run, version_option
+from evenpost.runtime.settings import (
+    FiniteRange,
+    config_option,
+    log_options,
+    option,
+    read_secret,
+    run,
+    version_option,
+)
 from worker.settings import DRAIN_TIMEOUT_S, WEIGHT, Settings, default_name, default_outcome_log
 from worker.smtp.config import ConfigError, ServerConfig, Timeouts
 
@@ -69,7 +77,7 @@ Exit status
     help="Share of the load: a server of weight 200 gets twice the connections of one of 100.",
 )
 @option(
-    "--pool", "pools", multiple=True, metavar="TAG", envvar="EVENPOST_POOL",
+    "--pool", multiple=True, metavar="TAG",
     help="Takes campaigns for this pool too; can be given several times.",
 )
 @option(
@@ -98,23 +106,23 @@ Exit status
     help="Messages after which a connection is closed.",
 )
 @option(
-    "--connection-age", type=click.FloatRange(min=1), default=300.0, metavar="SECONDS",
+    "--connection-age", type=FiniteRange(min=1), default=300.0, metavar="SECONDS",
     help="Age at which a connection is closed.",
 )
 @option(
-    "--connection-idle", type=click.FloatRange(min=0.1), default=30.0, metavar="SECONDS",
+    "--connection-idle", type=FiniteRange(min=0.1), default=30.0, metavar="SECONDS",
     help="How long an unused connection is kept.",
 )
 @option(
-    "--connect-timeout", type=click.FloatRange(min=0.1), default=_RFC.connect, metavar="SECONDS",
+    "--connect-timeout", type=FiniteRange(min=0.1), default=_RFC.connect, metavar="SECONDS",
     help="For the TCP connection.",
 )
 @option(
-    "--command-timeout", type=click.FloatRange(min=0.1), default=_RFC.command, metavar="SECONDS",
+    "--command-timeout", type=FiniteRange(min=0.1), default=_RFC.command, metavar="SECONDS",
     help="For the greeting and the answer to each command. RFC 5321 says 5 minutes.",
 )
 @option(
-    "--data-timeout", type=click.FloatRange(min=0.1), default=_RFC.final_dot, metavar="SECONDS",
+    "--data-timeout", type=FiniteRange(min=0.1), default=_RFC.final_dot, metavar="SECONDS",
     help="For the answer to the end of a message. RFC 5321 says 10 minutes: who hangs up sooner sends twice.",
 )
 @option(
@@ -129,7 +137,7 @@ Exit status
     "as unknown. Costs a disk flush a round trip.",
 )
 @option(
-    "--drain-timeout", type=click.FloatRange(min=0), default=DRAIN_TIMEOUT_S, metavar="SECONDS",
+    "--drain-timeout", type=FiniteRange(min=0), default=DRAIN_TIMEOUT_S, metavar="SECONDS",
     help="How long SIGTERM waits for messages on the wire and for the broker.",
 )
 @log_options
@@ -137,7 +145,7 @@ Exit status
 @version_option()
 def cli(
     broker: str, outcome_log: Path | None, outcome_log_sync: bool, drain_timeout: float, name: str | None,
-    weight: int, pools: tuple[str, ...], log_level: str, log_format: Any, log_addresses: bool,
+    weight: int, pool: tuple[str, ...], log_level: str, log_format: Any, log_addresses: bool,
     config: Path | None, **smtp: Any,
 ) -> int:
     """Send the broker's messages through one SMTP server.
@@ -157,7 +165,7 @@ def cli(
         name=_name(name, "--name"),
         outcome_log=outcome_log or default_outcome_log(name),
         weight=weight,
-        pools=tuple(_name(pool, "--pool") for pool in pools),
+        pools=tuple(_name(tag, "--pool") for tag in pool),
         outcome_log_sync=outcome_log_sync,
         drain_timeout_s=drain_timeout,
         log_sent=log_level == "debug",

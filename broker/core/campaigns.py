@@ -34,7 +34,7 @@ def opened(state: State, event: SubmissionOpened, now: Now) -> list[Command]:
         if campaign.fingerprint != event.fingerprint:
             text = (
                 f"submission id {request.submission!r} was used before, for campaign {campaign.id}, with "
-                "another content: choose another id for this one"
+                "another list, template or options: choose another id for this one"
             )
             return [refuse(event.peer, event.request, Code.CONFLICT, text)]
         committed = campaign.phase is not Phase.OPEN

@@ -26,7 +26,7 @@ _ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,100}").fullmatch
 _CID = re.compile(r"""(?i)["'(\s]cid:([^"'()\s{}<>]+)(?=["')\s])""")
 
 _TAIL_COPIED_MAX = 16 * 1024
-"""What follows the bodies is joined to them as text up to this; attachments are kept as the bytes they are."""
+"""What follows the bodies is joined to them as text up to this; larger attachments stay bytes."""
 _SHORT_VALUE_CHARS = 100
 """Values up to this can't make any header of a plain template too long for check()."""
 
@@ -84,18 +84,6 @@ class Composer:
             _check_cids(template)
         pieces = build(campaign_id, [(subtype, part.encoding) for subtype, part in bodies], attachments)
 
-        # What is the same for everybody is joined here, once; what isn't becomes a function of the scope.
-        steps: list[str | Callable[[Mapping[str, Any]], str]] = [
-            line.render if line.constant is None else line.constant for line in lines
-        ]
-        for piece, (_, part) in zip(pieces[:-1], bodies, strict=True):
-            steps += [piece, part.body if part.constant is None else part.constant]
-        self._tail = b""
-        if len(pieces[-1]) <= _TAIL_COPIED_MAX:
-            steps.append(pieces[-1])
-        else:
-            self._tail = pieces[-1].encode("ascii")
-        self._steps = _merge(steps)
         self._wired = ("", "")
         self._filling = Filling([*self._fields, "email", "campaign"], self._wire)
         for line in lines:
@@ -103,8 +91,11 @@ class Composer:
         for piece, (_, part) in zip(pieces[:-1], bodies, strict=True):
             self._filling.add(piece)
             self._filling.add_body(part)
-        if not self._tail:
+        self._tail = b""
+        if len(pieces[-1]) <= _TAIL_COPIED_MAX:
             self._filling.add(pieces[-1])
+        else:
+            self._tail = pieces[-1].encode("ascii")
 
         self._envelope = self._compile_envelope(template)
         self._domain = self._message_id_domain(message_id_domain)
@@ -144,13 +135,12 @@ class Composer:
             scope = self._scope(address, values)
             domain = domain or _domain_of(self._sender.address(scope))
         head = f"Message-ID: <{self.campaign_id}.{index}@{domain}>\r\nDate: {self._date[1]}\r\n"
+        text = None
         if len(values) == len(self._fields):
             text = self._filling.fill(head, [*values, address, self.campaign_id], scope)
-            if text is not None:
-                return text.encode() + self._tail
-        scope = self._scope(address, values)
-        text = "".join([step if isinstance(step, str) else step(scope) for step in self._steps])
-        return f"{head}{text}".encode() + self._tail
+        if text is None:
+            text = self._filling.render(head, self._scope(address, values))
+        return text.encode() + self._tail
 
     def envelope(self, address: str, values: Sequence[object]) -> Envelope:
         """Sender and recipient for SMTP. Raises ComposeError."""
@@ -329,18 +319,6 @@ def _ended(source: str) -> str:
 def _domain_of(address: str) -> str:
     domain = address.rpartition("@")[2]
     return domain if _DOMAIN(domain) is not None else domain.strip("[]").replace(":", ".")
-
-
-def _merge(
-    steps: Sequence[str | Callable[[Mapping[str, Any]], str]],
-) -> list[str | Callable[[Mapping[str, Any]], str]]:
-    merged: list[str | Callable[[Mapping[str, Any]], str]] = []
-    for step in steps:
-        if isinstance(step, str) and merged and isinstance(merged[-1], str):
-            merged[-1] += step
-        else:
-            merged.append(step)
-    return merged
 
 
 def _check_cids(template: Template) -> None:

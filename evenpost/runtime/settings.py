@@ -5,6 +5,7 @@ TOML key of the same name (`max_connections`); `config_option` reads the file.
 """
 
 import difflib
+import math
 import os
 import sys
 import tomllib
@@ -23,6 +24,16 @@ Decorator = Callable[[F], F]
 EXIT_BAD_INPUT = 2
 EXIT_INTERNAL = 70
 """EX_SOFTWARE of sysexits.h: a bug of ours."""
+
+
+class FiniteRange(click.FloatRange):
+    """A click.FloatRange that refuses `nan`, which passes every comparison, and `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(click.FLOAT.convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{str(value)!r} is not a finite number.", param, ctx)
+        return float(super().convert(number, param, ctx))
 
 
 def option(*names: str, **attributes: Any) -> Decorator[Any]:
@@ -51,6 +62,7 @@ def config_option(section: str) -> Decorator[Any]:
                     f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(sorted(known))}."
                 )
                 raise click.BadParameter(f"{path}: unknown key {key!r}.{hint}")
+        values = {key: _given(path, key, value, known[key]) for key, value in values.items()}
         context.default_map = {**(context.default_map or {}), **values}
         return path
 
@@ -61,6 +73,29 @@ def config_option(section: str) -> Decorator[Any]:
         callback=load,
         help="Read settings from this TOML file. An option beats the environment, which beats the file.",
     )
+
+
+def _given(path: Path, key: str, value: Any, to: click.Option) -> Any:
+    """A value of the file as a command line would give it: then click's types say what is wrong with it.
+    Raises click.BadParameter for what no command line can say."""
+    if not to.multiple:
+        if kind := _compound(value):
+            raise click.BadParameter(f"{path}: {key!r} takes a single value, not {kind}")
+        return value if to.is_flag and isinstance(value, bool) else _word(value)
+    if isinstance(value, dict):
+        raise click.BadParameter(f"{path}: {key!r} takes a list or a single value, not a table")
+    items = value if isinstance(value, list) else [value]
+    if kind := next(filter(None, map(_compound, items)), ""):
+        raise click.BadParameter(f"{path}: {key!r} takes a list of single values, not one with {kind} in it")
+    return [_word(item) for item in items]
+
+
+def _compound(value: Any) -> str:
+    return "a list" if isinstance(value, list) else "a table" if isinstance(value, dict) else ""
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class OpenCampaign(Message, frozen=True):
     submission: Name
     template: Template
     options: Options = Options()
+    list_digest: Annotated[str, msgspec.Meta(max_length=limits.DIGEST_CHARS_MAX)] = ""
+    """Names the recipients that will follow, in a way of the client's choosing: another list, another
+    digest."""
 
 
 class CampaignOpen(Message, frozen=True):

@@ -45,6 +45,9 @@ HEADERS_MAX = 100
 NAME_CHARS_MAX = 200
 """A name given by a person: campaign, worker, pool, submission id."""
 
+DIGEST_CHARS_MAX = 128
+"""The digest of a list of recipients: room for 512 bits in hexadecimal."""
+
 REPLY_CHARS_MAX = 500
 """What is kept of an SMTP reply. RFC 5321 4.5.3.1.5 allows 512 a line; servers send more."""
 

@@ -242,6 +242,54 @@ def test_kill_9_of_the_broker_in_the_middle_of_a_submission_loses_and_doubles_no
             time.sleep(0.05)
 
 
+SUBMIT_AND_DIE = """
+import os, signal, sys
+from client import Campaign, Client
+
+def progress(phase, done, total):
+    if phase == "send" and done >= 10_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with Client(sys.argv[1]) as client:
+    client.submit(Campaign.load(sys.argv[2]), progress=progress)
+"""
+
+
+def test_kill_9_of_a_client_then_another_list_is_refused_and_the_same_list_goes_on(
+    up: Up, tmp_path: Path
+) -> None:
+    total = 60_000
+    for prefix in "xy":
+        write_list(tmp_path, prefix, total)
+    (tmp_path / "t.txt").write_text("Dear {{ name }}")
+    file = tmp_path / "campaign.toml"
+    file.write_text(
+        'from = "news@example.com"\nsubject = "Hello"\ntext = "t.txt"\nrecipients = "x.csv"\n'
+        'submission_id = "killed-1"\nstart_at = "+1h"\nname = "News"\n'
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", SUBMIT_AND_DIE, up.endpoint, str(file)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    (begun,) = [c for c in json.loads(up.run("status", "--json")) if c["name"] == "News"]
+    assert begun["state"] == "open" and 10_000 <= begun["total"] < total
+
+    for other in (["--recipients", tmp_path / "y.csv"], ["--priority", "7"], ["--name", "Old news"]):
+        refused = up.run("submit", file, *other, "--json", status=2)
+        error = json.loads(refused)["error"]
+        assert error["code"] == "conflict"
+        for word in ("killed-1", begun["campaign"], "another list, template or options"):
+            assert word in error["message"]
+    assert json.loads(up.run("status", begun["campaign"], "--json"))["total"] == begun["total"]
+
+    accepted = json.loads(up.run("submit", file, "--json"))
+    assert (accepted["campaign"], accepted["recipients"]) == (begun["campaign"], total)
+    rows = csv.DictReader(io.StringIO(up.run("report", accepted["campaign"], "--format", "csv")))
+    assert [row["email"] for row in rows] == [f"x{i}@example.com" for i in range(total)]
+    up.run("cancel", accepted["campaign"])
+
+
 def test_ctrl_c_ends_all_of_it_cleanly(up: Up) -> None:
     pids = [up.pid("broker"), up.pid("worker")]
     assert up.stop() == 0, "".join(up.lines[-20:])

@@ -436,22 +436,38 @@ async def test_silence_times_out(lines: list[bytes | None], stage: Stage) -> Non
 
 
 @on_both_loops
-async def test_silence_after_the_final_dot_is_unknown_and_the_rest_goes_on() -> None:
+async def test_silence_after_the_final_dot_is_unknown_and_the_rest_goes_back() -> None:
+    """A server that doesn't say what it took gets no more of the batch: one time-out, not one a message."""
     batch = Messages(4)
     async with serving(script(GREETING, EHLO, ACCEPT, None), taking(9, None)) as port:
         await send(config(port), batch)
-    assert batch.kinds == {"unknown": 1, "sent": 3}
+    assert batch.kinds == {"unknown": 1, "not_sent": 3}
     assert batch.results[1].kind == "unknown"
+    assert batch.results[4].scope == "server"
 
 
 @on_both_loops
-async def test_closed_in_mid_batch_goes_on_with_a_new_connection() -> None:
+async def test_a_connection_without_a_greeting_holds_up_nobody_who_has_another() -> None:
+    """The second batch's own connection is never greeted (the server's accept queue is full, say)."""
+    first, second = Messages(2), Messages(2)
+    async with serving(taking(9, None), script(None)) as port:
+        pool = Pool(config(port, max_connections=2, timeouts=Timeouts(greeting=300)))
+        running = asyncio.gather(pool.run(first), pool.run(second))
+        await asyncio.wait_for(running, 20)
+        assert first.kinds == second.kinds == {"sent": 2}
+        assert pool.open == 2  # it is still waited for, and would serve the next
+        await asyncio.wait_for(pool.close(), 20)
+        assert pool.open == 0
+
+
+@on_both_loops
+async def test_closed_after_the_last_byte_sends_the_rest_back() -> None:
     batch = Messages(6)
     async with serving(taking(2, None), taking(9, None)) as port:
         await send(config(port), batch)
-    assert batch.kinds == {"unknown": 1, "sent": 5}
+    assert batch.kinds == {"unknown": 1, "sent": 2, "not_sent": 3}
     assert batch.results[3].kind == "unknown"
-    assert batch.log.count("content 4") == 1
+    assert batch.log.count("content 4") == 0
 
 
 @on_both_loops
@@ -485,7 +501,17 @@ async def test_a_server_that_only_greets_is_given_up() -> None:
 async def test_dead_idle_connections_are_replaced_unseen() -> None:
     """More of them than a batch may have reconnects: they say nothing about the server."""
     first, second = [Messages(2) for _ in range(4)], Messages(3)
-    async with serving(*(taking(2, None, next_envelope=False) for _ in first), taking(9, None)) as port:
+    all_here = asyncio.Barrier(len(first))
+
+    def together(talk: Talk) -> Talk:
+        async def wait_for_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await all_here.wait()  # else the first to be greeted might serve a second batch
+            await talk(reader, writer)
+
+        return wait_for_all
+
+    talks = [together(taking(2, None, next_envelope=False)) for _ in first]
+    async with serving(*talks, taking(9, None)) as port:
         pool = Pool(config(port))
         await asyncio.gather(*(pool.run(batch) for batch in first))
         assert pool.open == 4

@@ -24,7 +24,7 @@ TICK_S = 1.0
 """How often time-outs are looked at: they are minutes long, and a timer a message would cost."""
 
 
-class Withheld(Exception):
+class WithheldError(Exception):
     """A content may not be written."""
 
 
@@ -42,7 +42,7 @@ class Batch(Protocol):
         Asked again for the same message when a connection broke before it was gone."""
 
     def before_write(self) -> None:
-        """The content last asked for is written when this returns: note that first. Raises Withheld
+        """The content last asked for is written when this returns: note that first. Raises WithheldError
         where that can't be."""
 
     def result(self, envelope: Envelope, result: Result) -> None:
@@ -98,8 +98,7 @@ class Connection(asyncio.Protocol):
         try:
             await self._open()
         except asyncio.CancelledError:
-            self._fail(Cause.CANCELLED, "cancelled")
-            self._set_gone()
+            self.abandon()
             raise
         finally:
             if self._transport is None:
@@ -142,6 +141,11 @@ class Connection(asyncio.Protocol):
     def abort(self, text: str) -> None:
         """Ends it now. Messages whose last byte is out become `unknown`."""
         self._fail(Cause.CANCELLED, text)
+
+    def abandon(self) -> None:
+        """It wasn't opened to the end, or not begun: it is gone."""
+        self._fail(Cause.CANCELLED, "cancelled")
+        self._set_gone()
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -287,7 +291,7 @@ class Connection(asyncio.Protocol):
             if content is not None:
                 try:
                     self._batch.before_write()
-                except Withheld:
+                except WithheldError:
                     content = None
             if content is None:
                 self._interpret(self._client.give_up_content())

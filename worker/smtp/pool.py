@@ -1,8 +1,14 @@
-"""Up to `limit` connections to one server, kept while they are good, and batches run over them."""
+"""Up to `limit` connections to one server, kept while they are good, and batches run over them.
+
+A batch isn't tied to the connection that is made for it: it takes whichever is there first, that one or one
+that another batch has done with. A server whose accept queue is full can leave a new connection without a
+greeting for minutes, and that must hold up nobody who has another way.
+"""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from worker.smtp.config import ServerConfig
 from worker.smtp.connection import Batch, Connection, tls_context
@@ -14,6 +20,8 @@ RECONNECTS_MAX = 2
 """New connections in a row that may end before they finish a message, in one batch."""
 SWEEP_S = 1.0
 """How often idle connections are looked at."""
+
+_STOPS = failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
 
 OnEvent = Callable[[str, dict[str, object]], None]
 
@@ -33,6 +41,8 @@ class Pool:
         self._queue: deque[asyncio.Future[None]] = deque()  # runs that wait for a slot
         self._sweeper: asyncio.TimerHandle | None = None
         self._turn: Turn | None = None  # a pool may be made before its loop runs
+        self._wanting: deque[asyncio.Future[Connection | Result]] = deque()  # batches without a connection
+        self._dials: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
     @property
@@ -81,6 +91,9 @@ class Pool:
         """Lets batches end, says QUIT on every connection, returns when all are gone."""
         self._is_closing = True
         self._hand_out_slots()
+        self._refuse_all()
+        for dial in self._dials:
+            dial.cancel()
         for connection, _ in self._idle:
             connection.quit()
         self._idle.clear()
@@ -91,8 +104,15 @@ class Pool:
         """Ends every connection now: messages whose last byte is out become `unknown`."""
         self._is_closing = True
         self._hand_out_slots()
+        self._refuse_all()
+        for dial in self._dials:
+            dial.cancel()
         for connection in list(self._connections):
             connection.abort("the worker stops")
+
+    def _refuse_all(self) -> None:
+        while self._answer(_STOPS):
+            pass
 
     # -- running a batch ----------------------------------------------------------------------
 
@@ -101,13 +121,11 @@ class Pool:
         stalled = 0
         while progress.has_more():
             if self._is_closing:
-                return failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
-            if is_reused := bool(self._idle):
-                connection, _ = self._idle.pop()
-            else:
-                connection, refusal = await self._open()
-                if refusal is not None:
-                    return refusal
+                return _STOPS
+            is_reused = bool(self._idle)
+            connection = await self._connection()
+            if isinstance(connection, Result):
+                return connection
             results_before = progress.results
             try:
                 closed = await connection.send_batch(progress)
@@ -119,6 +137,8 @@ class Pool:
                 await self._keep(connection)
                 continue
             progress.put_back(closed.unsent)
+            if progress.unknown:
+                return closed.reason  # the server takes mail and doesn't say so: no more of this batch
             if progress.results > results_before:
                 stalled = 0
             elif not is_reused:  # the server may have closed an idle connection at any time
@@ -127,23 +147,78 @@ class Pool:
                 return closed.reason
         return None
 
-    async def _open(self) -> tuple[Connection, Result | None]:
-        if self._turn is None:
-            self._turn = Turn(asyncio.get_running_loop())
-        connection = Connection(self.config, self._tls, turn=self._turn, on_gone=self._forget)
-        self._connections.add(connection)
-        refusal = await connection.open()
-        if refusal is None:
-            times = connection.times
-            seconds = times["ready"] - times["dialling"]
-            self._on_event("smtp_connection_opened", {"seconds": seconds, "tls": "tls" in times})
-        return connection, refusal
-
     async def _keep(self, connection: Connection) -> None:
         if connection.is_worn or self._is_closing or self.open > self.limit:
             connection.quit()
             # The server counts it until it is gone: a new one might be one too many.
             await asyncio.wait([connection.gone])
+            return
+        self._give(connection)
+
+    # -- getting a connection -----------------------------------------------------------------
+
+    async def _connection(self) -> Connection | Result:
+        """An idle one, a new one, or one that another batch has done with: the first there is. Or why
+        there is none."""
+        if self._idle:
+            return self._idle.pop()[0]
+        wanted: asyncio.Future[Connection | Result] = asyncio.get_running_loop().create_future()
+        self._wanting.append(wanted)
+        self._dial_for_all()
+        try:
+            return await wanted
+        except asyncio.CancelledError:
+            if wanted.done() and not wanted.cancelled() and isinstance(found := wanted.result(), Connection):
+                self._give(found)
+            raise
+
+    def _dial_for_all(self) -> None:
+        """A connection is made for each batch that wants one, as far as the limit goes."""
+        wanting = sum(not wanted.done() for wanted in self._wanting)
+        while len(self._dials) < wanting and self.open < self.limit:
+            if self._turn is None:
+                self._turn = Turn(asyncio.get_running_loop())
+            connection = Connection(self.config, self._tls, turn=self._turn, on_gone=self._forget)
+            self._connections.add(connection)
+            dial = asyncio.get_running_loop().create_task(self._dial(connection), name="dial")
+            self._dials.add(dial)
+            dial.add_done_callback(partial(self._dialled, connection))
+
+    async def _dial(self, connection: Connection) -> None:
+        refusal = await connection.open()
+        if refusal is not None:
+            self._answer(refusal)
+            return
+        times = connection.times
+        seconds = times["ready"] - times["dialling"]
+        self._on_event("smtp_connection_opened", {"seconds": seconds, "tls": "tls" in times})
+        if self._is_closing or self.open > self.limit:
+            connection.quit()
+        else:
+            self._give(connection)
+
+    def _dialled(self, connection: Connection, dial: asyncio.Task[None]) -> None:
+        self._dials.discard(dial)
+        if dial.cancelled():
+            connection.abandon()  # it may have been cancelled before its first step
+        elif (error := dial.exception()) is not None:
+            for wanted in self._wanting:  # a bug: whoever waits for this one would wait for ever
+                if not wanted.done():
+                    wanted.set_exception(error)
+            self._wanting.clear()
+
+    def _answer(self, found: Connection | Result) -> bool:
+        """Gives it to the batch that has waited longest. False where none waits."""
+        while self._wanting:
+            wanted = self._wanting.popleft()
+            if not wanted.done():
+                wanted.set_result(found)
+                return True
+        return False
+
+    def _give(self, connection: Connection) -> None:
+        """To a batch that wants one, or it is kept."""
+        if self._answer(connection):
             return
         loop = asyncio.get_running_loop()
         self._idle.append((connection, loop.time()))
@@ -184,6 +259,8 @@ class Pool:
         self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
         reason = connection.closed.reason if connection.closed is not None else None
         self._on_event("smtp_connection_closed", {"messages": connection.messages, "reason": reason})
+        if self._wanting and not self._is_closing:
+            self._dial_for_all()
 
     @property
     def _sweep_delay(self) -> float:
@@ -209,6 +286,7 @@ class _Progress:
         self._batch = batch
         self._again: deque[Envelope] = deque()
         self.results = 0
+        self.unknown = False
         self.content = batch.content
         self.before_write = batch.before_write
 
@@ -217,6 +295,7 @@ class _Progress:
 
     def result(self, envelope: Envelope, result: Result) -> None:
         self.results += 1
+        self.unknown |= result.kind == "unknown"
         self._batch.result(envelope, result)
 
     def has_more(self) -> bool:

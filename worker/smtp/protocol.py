@@ -33,7 +33,7 @@ WRITE_BYTES_MAX = 256 * 1024
 """What is handed out at once. Only bytes handed out count as gone, so a connection that breaks in
 the middle of a large message leaves it unsent and not unknown."""
 
-_is_address = re.compile(r"[^\x00-\x20\x7f<>\ud800-\udfff]{1,254}").fullmatch
+_ADDRESS = re.compile(r"[^\x00-\x20\x7f<>\ud800-\udfff]{1,254}").fullmatch
 """Nothing that could end the path or the line (RFC 5321 4.5.3.1.3 has the length)."""
 
 # A member of an enumeration costs ten times a global, four times a message.
@@ -346,10 +346,10 @@ class SmtpClient:
             text = f"{envelope.size_bytes} bytes are more than the {limit} this server takes"
             return failure(Cause.TOO_BIG, _MAIL, text)
         if envelope.mail_from != self._good_sender:
-            if envelope.mail_from and not _is_address(envelope.mail_from):
+            if envelope.mail_from and not _ADDRESS(envelope.mail_from):
                 return failure(Cause.BAD_SENDER, _MAIL, "not an address that SMTP can carry")
             self._good_sender = envelope.mail_from
-        if not _is_address(envelope.rcpt_to):
+        if not _ADDRESS(envelope.rcpt_to):
             return failure(Cause.BAD_RECIPIENT, _RCPT, "not an address that SMTP can carry")
         if not ascii_only and not self.capabilities.smtputf8:
             return failure(Cause.SMTPUTF8, _MAIL, "a non-ASCII address, and the server has no SMTPUTF8")

@@ -20,8 +20,8 @@ CACHED_LINES_MAX = 32
 CACHED_LINE_BYTES_MAX = 80
 """`250 2.1.0 Ok` and its like come three times a message: they are parsed once a connection."""
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ \t-])(.*))?", re.DOTALL)
-_ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?:\s+|$)")
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ \t-])(.*))?", re.DOTALL).fullmatch
+_ENHANCED = re.compile(r"(([245])\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)").match
 
 
 class ProtocolError(Exception):
@@ -80,7 +80,7 @@ class ReplyParser:
         self._bytes += len(line)
         if self._bytes > REPLY_BYTES_MAX:
             raise ProtocolError(f"a reply of more than {REPLY_BYTES_MAX} bytes")
-        match = _LINE.fullmatch(line[:LINE_BYTES_MAX].rstrip(b"\r"))
+        match = _LINE(line[:LINE_BYTES_MAX].rstrip(b"\r"))
         if match is None:
             raise ProtocolError(f"not an SMTP reply: {_shown(line)}")
         code, separator, text = match.groups(b"")
@@ -103,13 +103,13 @@ class ReplyParser:
 
 def _reply(code: int, texts: list[bytes]) -> Reply:
     lines = [_printable(text.decode("utf-8", "replace")).strip() for text in texts]
-    match = _ENHANCED.match(lines[0])
+    match = _ENHANCED(lines[0])
     # RFC 2034: the class of the enhanced code is the first digit of the code.
-    if match is None or int(match[1]) != code // 100:
+    if match is None or int(match[2]) != code // 100:
         return Reply(code, None, tuple(lines))
-    enhanced = f"{match[1]}.{match[2]}.{match[3]}"
+    enhanced = match[1]
     # Servers repeat the enhanced code on each line.
-    return Reply(code, enhanced, tuple(line.removeprefix(enhanced).lstrip() for line in lines))
+    return Reply(code, enhanced, tuple([line.removeprefix(enhanced).lstrip() for line in lines]))
 
 
 def _printable(text: str) -> str:

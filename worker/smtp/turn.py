@@ -8,6 +8,10 @@ then they are written one after the other: a note a turn instead of one a messag
 import asyncio
 from typing import Protocol
 
+TOGETHER_MAX = 64
+"""Contents that are noted at once. The lease is looked at for all of them before the first one is written;
+each takes some 20 us, so it isn't much older for the last."""
+
 
 class Departing(Protocol):
     """A connection whose server waits for a content."""
@@ -34,7 +38,9 @@ class Turn:
 
     def _end(self) -> None:
         ready, self._ready = self._ready, []
-        for connection in ready:
-            connection.load()
-        for connection in ready:
-            connection.depart()
+        for start in range(0, len(ready), TOGETHER_MAX):
+            together = ready[start : start + TOGETHER_MAX]
+            for connection in together:
+                connection.load()
+            for connection in together:
+                connection.depart()

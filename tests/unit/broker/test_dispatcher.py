@@ -46,6 +46,7 @@ def test_a_submission_id_counts_once() -> None:
     other = book.say(e.SubmissionOpened(b"client", 10, again, b"X", b"other", None, "c2", 2))
     (error,) = answers(other)
     assert isinstance(error, wire.Error) and error.code == "conflict" and "c1" in error.message
+    assert "another list, template or options" in error.message
 
 
 def test_chunks_come_in_order_and_again() -> None:

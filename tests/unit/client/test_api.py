@@ -180,6 +180,15 @@ async def test_another_list_under_the_same_id_is_refused(broker: FakeBroker) -> 
     assert not broker.submissions["s1"].committed
 
 
+async def test_what_opens_a_submission_says_which_list_it_is(broker: FakeBroker) -> None:
+    async with async_client(broker) as client:
+        await client.submit(campaign(20), submission_id="s1")
+        await client.submit(campaign(20), submission_id="s2")
+        await client.submit(campaign(21), submission_id="s3")
+    first, same, other = [m.list_digest for m in broker.seen if isinstance(m, OpenCampaign)]
+    assert first and first == same != other
+
+
 async def test_a_list_that_would_be_cut_otherwise_is_refused_too(broker: FakeBroker) -> None:
     broker.answer = lambda message: Error(Code.TOO_LARGE, "enough") if isinstance(message, Commit) else None
     async with async_client(broker) as client:

@@ -444,3 +444,62 @@ def test_nul_in_otherwise_good_jsonl(write: Any) -> None:
     )
     assert told(checked) == [("nul", 1, "n")]
     assert rows == [("b@c.de", [0])]
+
+
+# --- the digest: which list is it? ------------------------------------------------------------------
+
+
+def digest(source: RecipientSource, fields: Sequence[str] = ("name",), **options: Any) -> str:
+    with RecipientList.open(source, fields=fields, **options) as recipients:
+        found = recipients.check().digest
+        assert recipients.check().digest == found
+    return found
+
+
+LIST = "email,name,other\n" + "".join(f"a{i}@example.com,N{i},{i}\n" for i in range(2_500))
+
+
+def test_the_digest_is_that_of_the_rows_whatever_they_come_from(write: Any) -> None:
+    rows = [{"email": f"a{i}@example.com", "name": f"N{i}"} for i in range(2_500)]
+    found = digest(write(LIST))
+    assert found == digest(write(LIST))
+    assert 16 <= len(found) <= limits.DIGEST_CHARS_MAX
+    assert digest(rows) == found
+    assert digest(iter(rows)) == found
+    assert digest(write("".join(json.dumps(row) + "\n" for row in rows), "list.jsonl")) == found
+    assert digest(write(LIST.replace("\n", "\r\n").replace("\r\n", "\r\n\r\n", 7))) == found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a2499@example.com,N2499", "b2499@example.com,N2499"),  # another address
+        ("a7@example.com,N7", "a7@example.com,M7"),  # another value
+        ("a7@example.com,N7,7\n", ""),  # one less
+        ("a2499@example.com,N2499,2499\n", ""),  # the last one less
+        ("other\n", "other\nnew@example.com,New,1\n"),  # one more
+        ("a7@example.com,N7,7\na8@example.com,N8", "a8@example.com,N8,8\na7@example.com,N7"),  # another order
+        ("a7@example.com,N7,7\na8@example.com,N8", "a7@example.com,N8,7\na8@example.com,N7"),
+    ],
+)
+def test_a_list_that_differs_in_one_place_has_another_digest(write: Any, old: str, new: str) -> None:
+    assert old in LIST
+    assert digest(write(LIST.replace(old, new, 1))) != digest(write(LIST))
+
+
+def test_how_a_list_is_read_is_part_of_its_digest(write: Any) -> None:
+    path = write("email,mail2,name,n2\na@example.com,b@example.com,\xe9;x,y\n")
+    usual = digest(path)
+    assert digest(path, ["n2"]) != usual
+    assert digest(path, ["name", "n2"]) != digest(path, ["n2", "name"])
+    assert digest(path, email_column="mail2") != usual
+    assert digest(path, encoding="latin-1") != usual
+    split = write("email,n;x;email\na@example.com,1;2;b@example.com\n")
+    assert digest(split, [], delimiter=",") == digest(["a@example.com"], [])
+    assert digest(split, [], delimiter=";") == digest(["b@example.com"], []) != digest(["a@example.com"], [])
+
+
+def test_bad_rows_that_are_left_out_are_part_of_the_digest_only_as_far_as_they_are_read(write: Any) -> None:
+    good = "email,name\na@example.com,A\nb@example.com,B\n"
+    assert digest(write(good + "nonsense,C\n")) == digest(write(good))
+    assert digest(write(good + "a@example.com,C\n")) != digest(write(good))

@@ -8,6 +8,7 @@ from evenpost.wire.messages import BatchItem, CampaignTemplate, Template
 from worker.batch_run import AHEAD_BYTES_MAX, BatchRun
 from worker.outcome_log import OutcomeLog, OutcomeLogError
 from worker.outcome_rows import OutcomeRow
+from worker.smtp.connection import WithheldError
 from worker.smtp.outcome import Result, Stage
 from worker.templates import CampaignComposer
 from worker.vocabulary import Held
@@ -59,7 +60,7 @@ def held(*names: str | None) -> Held:
     return Held(5, 7, [BatchItem(n, 1, f"r{n}@example.org", values) for n, values in enumerate(packed)])
 
 
-def test_a_message_is_logged_as_begun_before_its_content_is_given(owner: Owner, tmp_path: Path) -> None:
+def test_a_message_is_logged_as_begun_before_its_content_is_written(owner: Owner, tmp_path: Path) -> None:
     batch = held("Ann")
     run = BatchRun(owner, batch, template())
     envelope = run.next()
@@ -70,6 +71,7 @@ def test_a_message_is_logged_as_begun_before_its_content_is_given(owner: Owner, 
     assert content is not None
     assert b"Ann" in bytes(content)
     assert envelope.size_bytes == len(content)
+    run.before_write()
     assert (tmp_path / "log").stat().st_size > before
     run.result(envelope, SENT)
     ((*row, began, ended),) = owner.rows()
@@ -181,7 +183,9 @@ def test_when_the_log_fails_nothing_is_begun(owner: Owner, monkeypatch: pytest.M
             raise OutcomeLogError("disk full")
 
         patched.setattr(owner.log, "flush", fails)
-        assert run.content(envelope) is None
+        assert run.content(envelope) is not None
+        with pytest.raises(WithheldError):
+            run.before_write()
     assert owner.failures == ["disk full"]
 
 

@@ -70,13 +70,44 @@ def test_each_option_arrives(started: list[Settings], tmp_path: Path) -> None:
 
 def test_option_beats_environment_beats_file(started: list[Settings], tmp_path: Path) -> None:
     (tmp_path / "w.toml").write_text(
-        '[worker]\nsmtp = "smtp://file.example"\nname = "file"\nweight = 3\npools = ["x"]\n'
+        '[worker]\nsmtp = "smtp://file.example"\nname = "file"\nweight = 3\npool = ["x", "y"]\n'
     )
     result = call("--config", "w.toml", "--weight", "5", EVENPOST_NAME="environment", EVENPOST_WEIGHT="4")
     assert result.exit_code == 0, result.output
     (settings,) = started
     assert settings.server.host == "file.example"
-    assert (settings.name, settings.weight, settings.pools) == ("environment", 5, ("x",))
+    assert (settings.name, settings.weight, settings.pools) == ("environment", 5, ("x", "y"))
+
+
+def test_pool_has_one_name_everywhere(started: list[Settings], tmp_path: Path) -> None:
+    file = tmp_path / "w.toml"
+    file.write_text('smtp = "smtp://file.example"\npool = "bulk mail"\n')
+    assert call("--config", "w.toml").exit_code == 0
+    assert call("--config", "w.toml", EVENPOST_POOL="a b").exit_code == 0
+    assert call("--config", "w.toml", "--pool", "c").exit_code == 0
+    assert [settings.pools for settings in started] == [("bulk mail",), ("a", "b"), ("c",)]
+    file.write_text('smtp = "smtp://file.example"\npools = ["bulk"]\n')
+    result = call("--config", "w.toml")
+    assert result.exit_code == 2
+    assert "unknown key 'pools'. Did you mean 'pool'?" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "connection-age",
+        "connection-idle",
+        "connect-timeout",
+        "command-timeout",
+        "data-timeout",
+        "drain-timeout",
+    ],
+)
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_seconds_are_a_number(started: list[Settings], option: str, number: str) -> None:
+    result = call("--smtp", "smtp://relay.example", f"--{option}", number)
+    assert result.exit_code == 2 and f"'{number}' is not a finite number" in result.output
+    assert started == []
 
 
 def test_where_a_password_may_come_from(started: list[Settings], tmp_path: Path) -> None:

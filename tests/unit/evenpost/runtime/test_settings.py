@@ -12,8 +12,13 @@ from evenpost.runtime import settings
 @click.command()
 @settings.config_option("broker")
 @settings.option("--max-things", type=int, default=1, help="Things.")
-def program(config: Path | None, max_things: int) -> None:
+@settings.option("--ratio", type=settings.FiniteRange(min=0), default=0.5)
+@settings.option("--loud/--quiet", default=False)
+@settings.option("--tag", multiple=True)
+def program(config: Path | None, max_things: int, ratio: float, loud: bool, tag: tuple[str, ...]) -> None:
     click.echo(f"things {max_things}")
+    if ratio != 0.5 or loud or tag:
+        click.echo(f"{ratio} {loud} {tag}")
 
 
 def run(*words: str, **environment: str) -> tuple[int, str]:
@@ -40,6 +45,19 @@ def test_option_beats_environment_beats_file_beats_default(tmp_path: Path, text:
         ("max_things = \n", "line 1, column 14"),
         ("max_things = 'many'", "'many' is not a valid integer"),
         ("config = 'x'", "unknown key 'config'"),
+        ("max_things = [1]", "b.toml: 'max_things' takes a single value, not a list"),
+        ("max_things = {a = 1}", "b.toml: 'max_things' takes a single value, not a table"),
+        ("[broker]\nmax_things = []", "b.toml: 'max_things' takes a single value, not a list"),
+        ("max_things = true", "'true' is not a valid integer"),
+        ("max_things = 1.5", "'1.5' is not a valid integer"),
+        ("max_things = 2026-05-01", "'2026-05-01' is not a valid integer"),
+        ("ratio = 2026-05-01", "'2026-05-01' is not a valid float"),
+        ("ratio = nan", "'nan' is not a finite number"),
+        ("loud = 2", "'2' is not a valid boolean"),
+        ("loud = [true]", "b.toml: 'loud' takes a single value, not a list"),
+        ("tag = [['x']]", "b.toml: 'tag' takes a list of single values, not one with a list in it"),
+        ("tag = ['x', {a = 1}]", "b.toml: 'tag' takes a list of single values, not one with a table in it"),
+        ("tag = {a = 1}", "b.toml: 'tag' takes a list or a single value, not a table"),
     ],
 )
 def test_a_wrong_file_is_refused_with_what_and_where(tmp_path: Path, text: str, said: str) -> None:
@@ -48,6 +66,29 @@ def test_a_wrong_file_is_refused_with_what_and_where(tmp_path: Path, text: str, 
     code, output = run("--config", str(file))
     assert code == 2
     assert said in " ".join(output.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("ratio = 2\nloud = true", "2.0 True ()"),
+        ("loud = 'yes'", "0.5 True ()"),
+        ("tag = 'one'", "0.5 False ('one',)"),
+        ("tag = ['a', 'b', 3]", "0.5 False ('a', 'b', '3')"),
+        ("tag = []\nratio = 1e-7", "1e-07 False ()"),
+    ],
+)
+def test_a_file_may_say_what_a_command_line_may(tmp_path: Path, text: str, read: str) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text(text)
+    assert run("--config", str(file)) == (0, f"things 1\n{read}\n")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-nan", "Infinity"])
+def test_a_number_that_is_none_is_refused(number: str) -> None:
+    for code, output in (run("--ratio", number), run(EVENPOST_RATIO=number)):
+        assert code == 2 and f"'{number}' is not a finite number" in output
+    assert "-1.0 is not in the range x>=0" in run("--ratio", "-1")[1]
 
 
 def test_help_names_the_environment_twin() -> None:
