@@ -267,8 +267,8 @@ class _Judge:
 
 
 class _Digest:
-    """Of rows as they go to the broker. So all that decides on them (encoding, delimiter, columns) is in it, and
-    which of them are left out follows from them and the template."""
+    """Of rows as they go to the broker, so all that decides on them (encoding, delimiter, columns) is in it.
+    Which of them are left out follows from them and the template."""
 
     def __init__(self) -> None:
         self._addresses, self._values = blake2b(digest_size=32), blake2b()
