@@ -5,11 +5,6 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -21,6 +16,12 @@ class Certificate:
 
 def self_signed(folder: Path, name: str = "localhost") -> Certificate:
     """A certificate for `name` and 127.0.0.1 that is valid for a day."""
+    # Here, since scripts/demo uses these servers without the test extras.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
