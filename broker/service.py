@@ -111,7 +111,7 @@ class Broker:
         self._queries = Queries(state, self._journal, self._queue)
         self._watchers = Watchers(state, self._queries, self._reply)
         self._stopping = 0
-        self._rejected: dict[str, int] = {}
+        self._rejected: dict[tuple[str, str], int] = {}
         self._asking: dict[bytes, int] = {}
         """Reports and traces that peers wait for."""
         self._settings = settings
@@ -210,7 +210,8 @@ class Broker:
             try:
                 handle(peer, frames)
             except WireError as error:
-                self._rejected[error.message] = self._rejected.get(error.message, 0) + 1
+                key = ("workers" if router is self._workers else "clients", error.message)
+                self._rejected[key] = self._rejected.get(key, 0) + 1
                 answer = wire.Error(error.code, error.message)
                 self._send(router, peer, codec.encode(answer, codec.request_of(frames)))
 
@@ -274,8 +275,8 @@ class Broker:
         self._queue.read(lambda: self._journal.campaign_by_submission(message.submission), found)
 
     def _report_rejected(self) -> None:
-        for message, count in self._rejected.items():
-            self._log.warning("peer.rejected", error=message, count=count)
+        for (endpoint, message), count in self._rejected.items():
+            self._log.warning("peer.rejected", endpoint=endpoint, error=message, count=count)
         self._rejected.clear()
 
     # --- what the core wants done -------------------------------------------------------------

@@ -6,6 +6,7 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
+from client.addresses import AddressError, clean_address
 from client.api_connection import Connection, Stream
 from client.errors import ClientError
 from client.input_campaign import Campaign
@@ -237,6 +238,8 @@ class AsyncClient:
         """Each message to an address, with all attempts, the newest first; at most `limit` (1-5,000)."""
         if not 3 <= len(address.encode("utf-8", "replace")) <= limits.ADDRESS_BYTES_MAX:
             raise ClientError("bad_input", f"{address!r} is no address")
+        with suppress(AddressError):  # an odd one is looked for as it is
+            address = clean_address(address)  # as a list's addresses are: `bücher.example` is in Punycode
         return (await self._ask(Trace(address, limit), TracePage)).rows
 
     async def servers(self) -> list[WorkerStatus]:

@@ -98,6 +98,9 @@ def show_problems(problems: tuple[Problem, ...], total: int, *, as_json: bool) -
     if total > len(problems):
         click.echo(f"... and {total - len(problems):,} more", err=True)
     if errors:
+        asked = click.get_current_context().params.get("skip_bad")
+        if asked is False and all(p.line for p in problems):  # all of them rows
+            done += " --skip-bad leaves these out."
         click.echo(f"{total:,} problem{'' if total == 1 else 's'}: {done}", err=True)
 
 

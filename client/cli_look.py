@@ -88,7 +88,7 @@ def watch(campaign: str | None, interval: float, broker: str, timeout: float, as
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json"]), default=None,
     help="table: for people, or with tabs on a pipe (default). csv: for spreadsheets. json: exact, an object "
-    "a line, with each attempt; --json is the same.",
+    "a line, with its earlier attempts; --json is the same.",
 )  # fmt: skip
 @click.option(
     "--only", type=click.Choice(list(ONLY)), multiple=True,
@@ -175,7 +175,17 @@ def _attempts(rows: Sequence[ReportRow]) -> Iterator[list[object]]:
         ]  # fmt: skip
         for number, attempt in reversed(list(enumerate(row.history, 1))):
             when = output.local_time(attempt.at)
-            yield ["", when, attempt.outcome, attempt.code or "", attempt.reply, attempt.worker, "", number]
+            campaign = "" if output.on_terminal() else row.campaign  # cut and awk want it on each line
+            yield [
+                campaign,
+                when,
+                attempt.outcome,
+                attempt.code or "",
+                attempt.reply,
+                attempt.worker,
+                "",
+                number,
+            ]
 
 
 def _without_zeros(
@@ -197,7 +207,7 @@ def _print_tables(pages: Iterator[list[ReportRow]]) -> None:
             empty = False
             output.table(output.REPORT_COLUMNS, [output.report_row(row, file=False) for row in page])
     if empty:
-        click.echo("No such recipient.")
+        click.echo("None: no recipient is in the state that was asked for.")
 
 
 def _write(pages: Iterator[list[ReportRow]], form: str, file: IO[str]) -> int:

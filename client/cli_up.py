@@ -32,7 +32,7 @@ def up(file: Path, log_dir: Path | None, check: bool) -> None:
     \b
     [[server]]                                 # all options of evenpost-worker
     smtp = "smtp://user@relay-1.example:587"
-    password_file = "relay-1.password"         # or password_env = "VARIABLE"
+    password_file = "relay-1.secret"           # or password_env = "VARIABLE"
     max_connections = 20
     \b
     [[server]]

@@ -254,9 +254,9 @@ class _Judge:
         field = next((field for field in row.missing if field in reason), row.missing[0])
         if field in self._missing_columns:
             self._report_column(field, f"line {row.line} needs it: {reason}")
-        else:
-            hint = "Fill it in, remove the line, or give the template a default"
-            self._log.add("missing_value", row.line, reason, hint, field)
+            return False  # the list is at fault and not this row, which may be the first of duplicates
+        hint = "Fill it in, remove the line, or give the template a default"
+        self._log.add("missing_value", row.line, reason, hint, field)
         return True
 
     def _report_column(self, field: str, reason: str) -> None:

@@ -80,7 +80,7 @@ def send(client: Client, clients: str) -> str:
     campaign = client.status(limit=1)[0].campaign
     say("It leaves through the least busy server, message by message:")
     evenpost("watch", campaign, *broker)
-    say("A line for each recipient (here the first five), and then what failed (nothing: just the header):")
+    say("A line for each recipient (here the first five), and then what failed (nothing should):")
     evenpost("report", campaign, *broker, head=6)
     evenpost("report", campaign, "--only", "failed", *broker)
     return campaign

@@ -35,7 +35,7 @@ Examples
         --smtp smtp://mailer@relay.example:587 --smtp-password-file relay.secret
   Mail servers of your own, without a login, at most 50 connections:
     evenpost-worker --broker tcp://127.0.0.1:5551 --smtp smtp://mx1.example:25 --max-connections 50
-  TLS from the start (port 465), for campaigns of the pool "transactional" only:
+  TLS from the start (port 465); takes campaigns for the pool "transactional" too:
     evenpost-worker --smtp smtps://mailer@relay.example --pool transactional
 
 \b
@@ -53,7 +53,9 @@ Exit status
 
 
 # fmt: off
-@click.command(epilog=EPILOG, context_settings={"max_content_width": 110, "show_default": True})
+@click.command(epilog=EPILOG, context_settings={
+    "max_content_width": 110, "show_default": True, "help_option_names": ["-h", "--help"],
+})
 @option(
     "--broker", default="tcp://127.0.0.1:5551", metavar="ENDPOINT", envvar="EVENPOST_WORKER_BROKER",
     help="Where the broker listens for workers. (Clients have another endpoint, in EVENPOST_BROKER.)",

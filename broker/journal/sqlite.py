@@ -3,6 +3,7 @@
 apsw brings its own SQLite; 3.7.0 to 3.51.2 have the WAL-reset bug, so a system library won't do.
 """
 
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,6 +65,11 @@ class SqliteJournal(Reads):
         if _sqlite_version() < _SQLITE_MIN:
             raise JournalError(f"SQLite {apsw.sqlite_lib_version()} can lose data: install apsw from PyPI")
         self.path = path
+        try:
+            # Every address and merge field is in it: not for other users of this machine.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise JournalError(f"can't open the journal {path}: {error.strerror}") from None
         try:
             self._db = apsw.Connection(str(path))
             self._open()

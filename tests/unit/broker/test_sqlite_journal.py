@@ -226,3 +226,10 @@ def test_no_two_journals_and_no_two_openings_share_their_numbers(tmp_path: Path)
         journal.close()
     reopened = SqliteJournal(tmp_path / "0.db")
     assert reopened.boot > boot and reopened.next_campaign_number() > number
+
+
+def test_nobody_else_on_the_machine_can_read_it(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "journal.db")
+    fill(journal, 1, ["a@example.com"])
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o600}, modes

@@ -296,6 +296,8 @@ async def test_looking_and_steering(broker: FakeBroker) -> None:
         assert await client.retry_failed("c1", only=["held"]) == 7
         await client.drain("w1")
         await client.ready("w1")
+        await client.trace("Anna <jürgen@Bücher.example>")
+    assert Trace("jürgen@xn--bcher-kva.example", 1000) in broker.seen  # as a list's address is stored
     assert RetryFailed("c1", ["held"]) in broker.seen and Trace("u5@example.com", 1000) in broker.seen
 
 

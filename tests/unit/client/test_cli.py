@@ -154,7 +154,7 @@ def test_every_problem_is_listed_and_counted(broker: FakeBroker, folder: Path) -
     assert result.exit_code == 2
     lines = result.stderr.splitlines()
     assert [f"list.csv:{n}:" in line for n, line in zip((3, 4, 5), lines, strict=False)] == [True] * 3
-    assert lines[-1] == "3 problems: nothing was sent."
+    assert lines[-1] == "3 problems: nothing was sent. --skip-bad leaves these out."
     assert not broker.submissions
 
     result = run("submit", folder / "campaign.toml", "--json", broker=broker)

@@ -216,6 +216,14 @@ def test_check_row_decides_on_missing_columns(write: Any) -> None:
         assert unpack_values(next(recipients.chunks())[0][1]) == ["", None]
 
 
+def test_a_missing_column_hides_no_duplicate(write: Any) -> None:
+    """The row that shows that the column is missing is the first of two with one address."""
+    file = write("email\na@example.com\nb@example.com\nA@example.com\n")
+    with RecipientList.open(file, fields=["name"]) as recipients:
+        checked = recipients.check(check_row=lambda line, address, values: "'name' is undefined")
+    assert {(p.kind, p.line) for p in checked.problems} == {("missing_column", 1), ("duplicate", 4)}
+
+
 def test_check_row_is_never_asked_about_full_rows(write: Any) -> None:
     path = write("email,n\na@example.com,\n")
 
