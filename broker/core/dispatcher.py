@@ -70,7 +70,7 @@ class Dispatcher:
             case FreshRead():
                 sending.fresh_read(state, event)
             case RetriesRead():
-                sending.retries_read(state, event)
+                sending.retries_read(state, event, now)
             case SubmissionOpened():
                 return campaigns.opened(state, event, now)
             case CampaignStored():

@@ -24,7 +24,6 @@ Row = tuple[int, int, int, int, str, int, int, int, int | None, bytes | None]
 SentRow = tuple[int, int, int, str, int, int, int]
 """What SetSent takes."""
 
-
 UNKNOWN_MAX = 3
 """Attempts whose outcome stayed unknown after which a message is held: each may have been a copy."""
 
@@ -41,10 +40,9 @@ def reported(
     for outcome in report.rows:
         batch = state.batches.get(outcome.batch)
         id_ = message_id(outcome.campaign, outcome.index)
-        message = batch.messages.pop(id_, None) if batch is not None else None
-        if batch is None or message is None or batch.worker is not worker:
-            if batch is not None and message is not None:
-                batch.messages[id_] = message
+        mine = batch is not None and batch.worker is worker
+        message = batch.messages.pop(id_, None) if batch is not None and mine else None
+        if batch is None or message is None:
             unknown_here.append(outcome)
             continue
         if outcome.ended_at:
@@ -120,7 +118,11 @@ def _settle(
         end(state, campaign, message, Stored.SENT)
     elif kind == "not_sent" or (kind == "deferred" and outcome.scope == "server"):
         batches.put_back(state, campaign, message, worker if outcome.scope == "server" else None, now)
-    elif kind == "bounced" and outcome.scope == "server" and another(state, campaign, message, worker):
+    elif (
+        kind == "bounced"
+        and outcome.scope == "server"
+        and another(state, campaign, message.tried | {worker.name})
+    ):
         # "Never here" (relaying denied, sender refused, too big): another server may think otherwise.
         batches.put_back(state, campaign, message, worker, now)
         out.append(log_outcome(campaign, worker, outcome, "message.refused", None, now))
@@ -131,11 +133,11 @@ def _settle(
         out.append(log_outcome(campaign, worker, outcome, name, rows[-1][8], now))
 
 
-def another(state: State, campaign: Campaign, message: Message, worker: Worker) -> bool:
-    """Whether a worker is in service that may take the message and hasn't refused it."""
+def another(state: State, campaign: Campaign, tried: frozenset[str]) -> bool:
+    """Whether a worker that hasn't tried is in service for this campaign, busy as it may be."""
     pool = campaign.options.pool
     return any(
-        in_service(w) and w is not worker and w.name not in message.tried
+        in_service(w) and w.name not in tried
         for w in state.workers.values()
         if pool is None or pool in w.pools
     )

@@ -1,11 +1,12 @@
 """From the journal into memory, and from memory to the least loaded worker."""
 
 from broker.core import pacing
-from broker.core.balancer import Balancer, eligible, held, in_service
+from broker.core.balancer import Balancer, eligible, held
+from broker.core.batches import LOOK_FOR_ANOTHER_S
 from broker.core.commands import Command, ReadFresh, ReadRetries, SendBatch, SendTemplate
 from broker.core.events import FreshRead, RetriesRead
 from broker.core.late import history
-from broker.core.outcomes import move_low_water
+from broker.core.outcomes import another, move_low_water
 from broker.core.state import Batch, Campaign, Message, Page, State, Stored, Worker, index_of
 from evenpost.runtime.clock import Now
 from evenpost.wire import limits
@@ -40,7 +41,7 @@ def fresh_read(state: State, event: FreshRead) -> None:
     state.awake[campaign.number] = campaign
 
 
-def retries_read(state: State, event: RetriesRead) -> None:
+def retries_read(state: State, event: RetriesRead, now: Now) -> None:
     campaign = state.campaigns.get(event.campaign)
     if campaign is None:
         return
@@ -57,6 +58,7 @@ def retries_read(state: State, event: RetriesRead) -> None:
         message = Message(row.id, row.address, row.values, row.attempts, retry=True, earlier=history(row))
         # A reply of its own server was the last word on a message: another server may think otherwise.
         message.tried = frozenset(worker for _, worker, *_ in message.earlier)
+        message.untried_until = now.mono + LOOK_FOR_ANOTHER_S
         state.live[row.id] = message
         (campaign.again if message.tried else campaign.ready).append(message)
     state.awake[campaign.number] = campaign
@@ -133,7 +135,7 @@ def _next(
     if again:
         tried = again[0].tried
         worker = balancer.pick(lambda w: in_pool(w) and w.name not in tried)
-        if worker is None and (now.mono >= again[0].untried_until or not _untried(state, campaign, tried)):
+        if worker is None and (now.mono >= again[0].untried_until or not another(state, campaign, tried)):
             worker = balancer.pick(in_pool)
         if worker is not None:
             size = _size(state, balancer, worker, campaign)
@@ -152,16 +154,6 @@ def _next(
     return None, []
 
 
-def _untried(state: State, campaign: Campaign, tried: frozenset[str]) -> bool:
-    """Whether a worker that hasn't tried is there at all, busy as it may be."""
-    pool = campaign.options.pool
-    return any(
-        in_service(w) and w.name not in tried
-        for w in state.workers.values()
-        if pool is None or pool in w.pools
-    )
-
-
 def _size(state: State, balancer: Balancer, worker: Worker, campaign: Campaign) -> int:
     if worker.failures:
         return 1  # a probe: if the server is still down, one message learns it
@@ -177,7 +169,7 @@ def _send(
     state.batches_made += 1
     number = state.boot << _BATCH_BITS | state.batches_made
     by_id = {message.id: message for message in messages}
-    batch = Batch(number, worker, campaign, by_id, len(messages))
+    batch = Batch(number, worker, campaign, by_id)
     state.batches[number] = worker.batches[number] = batch
     campaign.in_flight += len(messages)
     items = []

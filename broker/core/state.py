@@ -98,7 +98,6 @@ class Batch:
     campaign: "Campaign"
     messages: dict[int, Message]
     """By message number; those whose outcome is known are gone."""
-    size: int
     began_at: int = 0
     """The earliest begin of its outcomes (ms, the worker's clock), 0 for none yet."""
     ended_at: int = 0
@@ -115,7 +114,7 @@ class Campaign:
     template: bytes
     """Packed: the core never looks inside."""
     fingerprint: bytes
-    """Of the template: the same submission id with another template is a mistake."""
+    """Of the template, the list and the options: the same submission id with others is a mistake."""
     options: Options
     created_at: int
     expire_at: int

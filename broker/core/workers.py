@@ -18,9 +18,8 @@ from broker.core.commands import (
 )
 from broker.core.events import FromClient, FromWorker, HeldRead, SendFailed, WorkerStored
 from broker.core.late import history
-from broker.core.state import Batch, Campaign, Message, State, Stored, Worker, message_id
+from broker.core.state import Batch, Campaign, Message, State, Stored, Worker, index_of, message_id
 from evenpost.runtime.clock import Now
-from evenpost.wire import limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -69,7 +68,8 @@ def hello(
     holding = {held.batch for held in request.holding}
     worker.lease_from = now.mono
     if not restarted:
-        worker.unheld = [number for number in worker.batches if number not in holding]
+        known = holding | set(worker.orphaned)  # its log can't vouch for what an older one's process had
+        worker.unheld = [number for number in worker.batches if number not in known]
     heard(worker, now)
     revoke = [h.batch for h in request.holding if h.batch not in worker.batches and not _adoptable(state, h)]
     adopt = [h for h in request.holding if h.batch not in worker.batches and _adoptable(state, h)]
@@ -122,7 +122,7 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
             if row.state not in (Stored.QUEUED, Stored.DEFERRED):
                 continue
             if batch is None:
-                batch = Batch(held.batch, worker, campaign, {}, len(held.indices))
+                batch = Batch(held.batch, worker, campaign, {})
             message = Message(row.id, row.address, row.values, row.attempts, earlier=history(row))
             message.retry = row.state == Stored.DEFERRED
             message.batch = held.batch
@@ -237,7 +237,7 @@ def lose(state: State, worker: Worker, lost: Iterable[Batch], now: Now) -> list[
             outcome = wire.Outcome(
                 batch=batch.number,
                 campaign=batch.campaign.number,
-                index=message.id & limits.RECIPIENTS_MAX,
+                index=index_of(message.id),
                 attempt=message.attempts + 1,
                 kind="unknown",
                 scope="server",

@@ -4,7 +4,6 @@ apsw brings its own SQLite; 3.7.0 to 3.51.2 have the WAL-reset bug, so a system 
 """
 
 import os
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from broker.core.commands import (
 )
 from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
-from broker.journal.reads import Reads
+from broker.journal.reads import Reads, address_hash
 from broker.journal.store import JournalError
 from evenpost.wire import codec
 
@@ -136,6 +135,12 @@ class SqliteJournal(Reads):
 
     # --- writing ---------------------------------------------------------------------------
 
+    def _write(self, sql: str, bindings: Sequence[Any]) -> None:
+        try:
+            self._db.execute(sql, bindings)
+        except apsw.Error as error:
+            raise JournalError(f"can't write the journal {self.path}: {error}") from error
+
     def apply(self, changes: Iterable[Change]) -> None:
         try:
             if not self._in_transaction:
@@ -187,16 +192,15 @@ class SqliteJournal(Reads):
         if len(rows) >= _RUN_ROWS_MIN:
             self._run = run = self._run + 1
             db.execute("INSERT INTO run VALUES (?)", (run,))
-        crc32 = zlib.crc32
         db.executemany(
             _INSERT_ADDRESS,
-            sorted((run, crc32(row.address.casefold().encode()), id_) for id_, row in enumerate(rows, first)),
+            sorted((run, address_hash(row.address), id_) for id_, row in enumerate(rows, first)),
         )
 
     def _set_campaigns(self) -> None:
         changes, self._campaign_changes = self._campaign_changes, {}
         for change in changes.values():
-            self._db.execute(
+            self._write(
                 _SET_CAMPAIGN,
                 (
                     change.number, change.phase, change.chunks, change.total, codec.pack(change.counts),
@@ -218,7 +222,7 @@ class SqliteJournal(Reads):
     def reopen(self, campaign: int) -> None:
         self.apply(())
         self._set_campaigns()
-        self._db.execute(
+        self._write(
             "UPDATE campaign SET recount = 1, finished_at = 0, closed_as = NULL, phase = ?"
             " WHERE number = ? AND phase <> ?",
             (int(Phase.ACTIVE), campaign, int(Phase.PAUSED)),
@@ -230,7 +234,7 @@ class SqliteJournal(Reads):
         self.apply(())
         changed: dict[Stored, int] = {}
         for state in states:
-            self._db.execute(
+            self._write(
                 "UPDATE message SET state = ?, due_at = ? WHERE id >= ? AND id < ? AND state = ?",
                 (
                     int(Stored.DEFERRED),
@@ -245,7 +249,7 @@ class SqliteJournal(Reads):
 
     def end_open_rows(self, campaign: int, index_from: int, index_to: int, as_: Stored) -> None:
         self.apply(())
-        self._db.execute(
+        self._write(
             "UPDATE message SET state = ?, due_at = NULL WHERE id >= ? AND id < ? AND state IN (?, ?)",
             (
                 int(as_),

@@ -72,9 +72,6 @@ TEMPLATES_SENT_MAX = 200
 TEMPLATES_SENT_BYTES_MAX = 128 * 1024 * 1024
 """The same in bytes."""
 
-PEERS_MAX = 20_000
-"""Connections the broker accepts on one socket."""
-
 ATTEMPTS_KEPT_MAX = 20
 """Earlier attempts kept with a message."""
 

@@ -16,7 +16,7 @@ def worker(name: str, number: int, *, limit: int = 10, weight: int = 100, in_fli
 
 
 def give(to: Worker, number: int) -> None:
-    to.batches[number] = Batch(number, to, None, {}, 1)  # type: ignore[arg-type]  # no campaign is looked at
+    to.batches[number] = Batch(number, to, None, {})  # type: ignore[arg-type]  # no campaign is looked at
 
 
 def anyone(_: Worker) -> bool:

@@ -562,3 +562,29 @@ def test_after_a_restart_a_worker_whose_log_is_lost_delays_sending_by_a_lease() 
         book.mono += 1
         book.say(e.FromWorker(b"a", 0, wire.Heartbeat(1, 0, 0, 0, 2, 0)))
     assert only(book.say(e.Tick()), c.SendBatch)
+
+
+def test_a_deferred_message_waits_for_a_busy_server_that_has_not_tried_it() -> None:
+    book = Playbook(Settings(retry_initial_s=1))
+    book.hello("a", max_connections=1)
+    (batch,) = only(book.submit(1), c.SendBatch)
+    book.hello("b", max_connections=1)
+    other = only(book.submit(1, id_="c2", number=2), c.SendBatch)
+    assert [b.peer for b in other] == [b"b"]
+    ((*_, history),) = rows(book.outcomes(batch, "deferred", code=450, reply="later"))
+    book.mono += 2
+    for name in (b"a", b"b"):
+        book.say(e.FromWorker(name, 0, wire.Heartbeat(1, 0, 0, 0, 1, 0)))
+    read = e.RetriesRead(1, [stored_row(history=history)], (0, 0), None)
+    assert not only(book.say(read), c.SendBatch)  # a is free, but it has tried; b is only busy
+    (retry,) = only(book.outcomes(other[0], "sent"), c.SendBatch)
+    assert retry.peer == b"b" and retry.campaign == 1
+
+
+def test_a_second_hello_gives_nothing_back_that_a_lost_log_may_have_begun() -> None:
+    book = Playbook(Settings(heartbeat_s=1, lease_s=10))
+    book.hello("a", max_connections=1)
+    assert only(book.submit(1), c.SendBatch)
+    book.hello("a", peer="a2", log="another", incarnation=2, max_connections=5)
+    out = book.hello("a", peer="a3", log="another", incarnation=2, max_connections=5)
+    assert not only(out, c.SendBatch) and not rows(out)

@@ -233,3 +233,18 @@ def test_nobody_else_on_the_machine_can_read_it(tmp_path: Path) -> None:
     fill(journal, 1, ["a@example.com"])
     modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert set(modes.values()) == {0o600}, modes
+
+
+def test_every_write_that_fails_is_a_journal_error(journal: SqliteJournal) -> None:
+    made = fill(journal, 1, ["a@example.com"])
+    journal._db.execute("ALTER TABLE message RENAME TO gone")
+    journal._db.execute("ALTER TABLE campaign RENAME TO gone_too")
+    for write in (
+        lambda: journal.restate(1, 0, 1, [Stored.BOUNCED], WALL),
+        lambda: journal.end_open_rows(1, 0, 1, Stored.EXPIRED),
+        lambda: journal.reopen(1),
+        lambda: journal.apply([sent(0)]),
+        lambda: journal.apply([SetCampaign.of(made)]) or journal.campaigns(),
+    ):
+        with pytest.raises(JournalError):
+            write()
