@@ -70,8 +70,6 @@ class Queries:
         lines: Sequence[ReportLine] = []
         if not request.only or states:
             lines = self._journal.report(campaign.number, request.after, upto, states, request.limit)
-        if request.only and not states:
-            upto = campaign.total - 1
         rows = [self._row(line, campaign) for line in lines]
         if request.only:
             rows = [row for row in rows if row.state in request.only]

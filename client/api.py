@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from client.addresses import AddressError, clean_address
 from client.api_connection import Connection, Stream
-from client.errors import ClientError
+from client.errors import BAD_INPUT, CLOSED, ClientError
 from client.input_campaign import Campaign
 from client.session import Timing
 from client.submission_plan import Plan, ProgressCall, Receipt, new_submission_id
@@ -122,7 +122,7 @@ class AsyncClient:
             await step(plan.check)
             stream = await self.open_stream(plan, submission_id)
             try:
-                chunks = plan.chunks(stream, await self._connected_welcome())
+                chunks = plan.chunks(stream, await self.welcome())
                 while (rows := await step(lambda: next(chunks, None))) is not None:
                     await stream.put(rows)
                 await stream.finish()
@@ -237,7 +237,7 @@ class AsyncClient:
     async def trace(self, address: str, *, limit: int = 1_000) -> list[ReportRow]:
         """Each message to an address, with all attempts, the newest first; at most `limit` (1-5,000)."""
         if not 3 <= len(address.encode("utf-8", "replace")) <= limits.ADDRESS_BYTES_MAX:
-            raise ClientError("bad_input", f"{address!r} is no address")
+            raise ClientError(BAD_INPUT, f"{address!r} is no address")
         with suppress(AddressError):  # an odd one is looked for as it is
             address = clean_address(address)  # as a list's addresses are: `bücher.example` is in Punycode
         return (await self._ask(Trace(address, limit), TracePage)).rows
@@ -277,7 +277,7 @@ class AsyncClient:
 
     async def open_stream(self, plan: Plan, submission_id: str | None) -> Stream:
         """Opens a checked campaign, or finds it. Raises ClientError."""
-        welcome = await self._connected_welcome()
+        welcome = await self.welcome()
         in_flight = min(max(1, welcome.chunks_in_flight_max), limits.CHUNKS_IN_FLIGHT_MAX)
         opening = plan.opening(submission_id or plan.submission_id or new_submission_id())
         stream = await (await self._connected()).open(opening, in_flight)
@@ -286,14 +286,16 @@ class AsyncClient:
 
     async def give_up(self, stream: Stream, error: BaseException, *, keep: bool) -> None:
         """Ends a submission that failed. What the broker has of it is cancelled, unless `keep`."""
-        stream.abandon(error if isinstance(error, ClientError) else ClientError("closed", "given up"))
+        stream.abandon(error if isinstance(error, ClientError) else ClientError(CLOSED, "given up"))
         if not keep and not isinstance(error, ClientError | asyncio.CancelledError):
             with suppress(ClientError):  # it was never committed: nothing of it is sent either way
                 await self.cancel(stream.submission.campaign)
 
     async def welcome(self) -> Welcome:
         """What the broker said of itself and its limits."""
-        return await self._connected_welcome()
+        await self._connected()
+        assert self._welcome is not None
+        return self._welcome
 
     async def _connected(self) -> Connection:
         async with self._connecting:
@@ -307,11 +309,6 @@ class AsyncClient:
                     raise
                 self._connection = connection
         return self._connection
-
-    async def _connected_welcome(self) -> Welcome:
-        await self._connected()
-        assert self._welcome is not None
-        return self._welcome
 
     async def _ask(self, message: Message, answer: type[M]) -> M:
         return await (await self._connected()).ask(message, answer)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import zmq
 
-from client.errors import CLOSED, ClientError
+from client.errors import BAD_INPUT, CLOSED, ClientError
 from client.session import Answer, Command, Fail, Send, Session, Timing
 from client.submission import PackedRow, Submission
 from evenpost.runtime import clock, sockets
@@ -49,7 +49,7 @@ class Connection:
             self._dealer = sockets.Dealer(self._context, broker, self._received)
         except (sockets.EndpointError, zmq.ZMQError) as error:
             self._context.destroy(0)
-            raise ClientError("bad_input", str(error)) from None
+            raise ClientError(BAD_INPUT, str(error)) from None
 
     def close(self) -> None:
         """Whoever still waits gets ClientError (`closed`). Nothing is undone in the broker."""

@@ -1,19 +1,16 @@
-"""campaign.toml to a `Campaign`. Everything that is wrong is told at once: file, key, why and what to do."""
+"""campaign.toml to a `Campaign`: its keywords. All that is wrong is told at once: file, key and remedy."""
 
 import difflib
-import re
-import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from client.input_attachments import read_attachment
-from client.input_campaign import Campaign, Time, checked
+from client.input_check import checked
 from client.input_text import STANDARD_INPUT
-from client.problems import InputError, Problem, shown
-
-__all__ = ["Campaign", "Time", "load_values"]
+from client.input_toml import parse_toml
+from client.problems import InputError, Problem, not_utf8, shown
 
 _PLAIN_KEYS = (
     "subject", "reply_to", "envelope_from", "to_name", "headers", "name", "start_at", "expire_at",
@@ -27,32 +24,15 @@ _MEANT = {
 }  # fmt: skip
 _ATTACHMENT_KEYS = ("path", "filename", "content_type", "cid", "inline")
 _RECIPIENTS_KEYS = ("path", "encoding", "delimiter", "email_column")
-_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-def load_values(
-    path: Path | None,
-    *,
-    options: Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Campaign's keywords from a file, `options` (keys as in the file, paths relative to the working folder)
-    and `overrides` (Campaign's keywords; None is unset). The later beat the earlier. Raises InputError."""
-    options, overrides = options or {}, overrides or {}
-    values: dict[str, Any] = {"sender": None, "subject": None, "recipients": None, "file": "", "files": {}}
-    told: list[Problem] = []
-    if path is not None:
-        table = {key: value for key, value in parse_toml(path).items() if key not in options}
-        reader = _Reader(table, path.parent, str(path))
-        values |= reader.values | {"file": str(path)}
-        told += reader.problems
-    if options:
-        reader = _Reader(options, Path(), "options")
-        files = {**values["files"], **reader.values["files"]}
-        values |= reader.values | {"files": files}
-        told += reader.problems
-    values |= {key: value for key, value in overrides.items() if value is not None}
+def load_values(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Campaign's keywords from a file, and `overrides`, which beat it (None is unset). Raises InputError."""
+    reader = _Reader(parse_toml(path, "bad_campaign"), path.parent, str(path))
+    values: dict[str, Any] = {"sender": None, "subject": None, "recipients": None, "file": str(path)}
+    values |= reader.values | {key: value for key, value in overrides.items() if value is not None}
     values, problems = checked(values, datetime.now(UTC))
+    told = reader.problems
     problems = told + [problem for problem in problems if not _follows(problem, told)]
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
@@ -68,26 +48,6 @@ def _follows(problem: Problem, told: list[Problem]) -> bool:
     if "nothing to send" in problem.reason:
         return bool(keys & {"html", "text"})
     return "no such inline" in problem.reason and any(key.startswith("attachments") for key in keys)
-
-
-def parse_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's table. Raises InputError with line and column."""
-    line = column = 0
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason, hint = "there is no such file" if missing else f"can't be read: {error.strerror}", ""
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        reason, hint = f"byte 0x{error.object[error.start]:02X} is not UTF-8", "Save the file as UTF-8"
-    except tomllib.TOMLDecodeError as error:
-        place = _TOML_PLACE.search(str(error))
-        if place and place[1]:
-            line, column = int(place[1]), int(place[2])
-        reason = _TOML_PLACE.sub("" if column else " at the end of the file", str(error))
-        hint = 'Text goes into quotes: key = "value". The rules: https://toml.io'
-    raise InputError([Problem("bad_campaign", reason, hint, str(path), line, column)])
 
 
 class _Reader:
@@ -128,8 +88,6 @@ class _Reader:
 
     def _read_body(self, key: str, value: object) -> None:
         """A text with a line break, or HTML with a `<`, is the body itself; anything else names its file."""
-        if isinstance(value, Path):
-            value = str(value)
         if not isinstance(value, str):
             self._add(key, f"expected a file or a text, got {shown(value)}", "Put it into quotes")
             return
@@ -142,10 +100,8 @@ class _Reader:
             self.values[key] = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
             self.values["files"][key] = str(path)
         except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            self._add(
-                key, f"{path}:{line}: byte 0x{error.object[error.start]:02X} is not UTF-8", "Save it as UTF-8"
-            )
+            line, reason = not_utf8(error)
+            self._add(key, f"{path}:{line}: {reason}", "Save it as UTF-8")
         except FileNotFoundError:
             self._add(key, f"there is no file {str(path)!r}", hint)
         except (OSError, ValueError) as error:
@@ -159,18 +115,18 @@ class _Reader:
                 if key in value:
                     self.values[key] = value[key]
             value = value.get("path", "")
-        if isinstance(value, str | Path) and str(value) not in ("", STANDARD_INPUT):
+        if isinstance(value, str) and value not in ("", STANDARD_INPUT):
             value = self._folder / value
         self.values["recipients"] = value
 
     def _read_attachments(self, value: object) -> None:
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, list):
             self._add("attachments", f"expected a list, got {shown(value)}", 'For example: ["offer.pdf"]')
             return
         attachments = []
         for number, item in enumerate(value, 1):
             key = f"attachments[{number}]"
-            table = {"path": str(item)} if isinstance(item, str | Path) else item
+            table = {"path": item} if isinstance(item, str) else item
             if not isinstance(table, dict):
                 self._add(key, f"expected a file or a table, got {shown(item)}")
                 continue

@@ -9,16 +9,15 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from client import output
-from client.api import CONNECT_TIMEOUT_S, DEFAULT_BROKER, TIMEOUT_S
+from client.api import DEFAULT_BROKER, TIMEOUT_S
 from client.errors import ClientError
-from client.problems import InputError, Problem
+from client.problems import InputError, Problem, counted
 from client.sync_api import Client
 from evenpost.runtime import settings
 from evenpost.wire.errors import Code
 from evenpost.wire.messages import CampaignStatus
 
 EXIT_FAILURES = 1
-EXIT_BAD_INPUT = settings.EXIT_BAD_INPUT
 EXIT_NO_BROKER = 3
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -30,7 +29,7 @@ broker_option = settings.option(
     "--broker", default=DEFAULT_BROKER, metavar="ENDPOINT", help="The broker's endpoint for clients."
 )
 timeout_option = settings.option(
-    "--timeout", type=click.FloatRange(0.1), default=TIMEOUT_S, metavar="SECONDS",
+    "--timeout", type=settings.FiniteRange(0.1), default=TIMEOUT_S, metavar="SECONDS",
     help="Give up when the broker doesn't answer for this long. The first contact gets 5 s at most.",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -43,7 +42,18 @@ def command(function: F) -> F:
 
 def connect(broker: str, timeout: float) -> Client:
     """To be used with `with`; raises ClientError where there is no broker."""
-    return Client(broker, timeout=timeout, connect_timeout=min(CONNECT_TIMEOUT_S, timeout))
+    return Client(broker, timeout=timeout)
+
+
+def client_command(function: Callable[..., None]) -> Callable[..., None]:
+    """`command` for what does nothing without a broker: it gets a connected `client` in their place."""
+
+    @functools.wraps(function)
+    def wrapped(*, broker: str, timeout: float, **kwargs: Any) -> None:
+        with connect(broker, timeout) as client:
+            function(client=client, **kwargs)
+
+    return command(wrapped)
 
 
 def speaking(function: F) -> F:
@@ -55,22 +65,22 @@ def speaking(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except InputError as error:
-            show_problems(error.problems, error.total, as_json=as_json)
-            raise click.exceptions.Exit(EXIT_BAD_INPUT) from None
+            _show_problems(error, as_json=as_json)
+            raise click.exceptions.Exit(settings.EXIT_BAD_INPUT) from None
         except ClientError as error:
             if as_json:
                 output.json_line({"error": {"code": error.code, "message": error.message}})
             else:
                 click.echo(f"Error: {error.message}{_advice(error)}", err=True)
             no_broker = error.code == Code.UNAVAILABLE
-            raise click.exceptions.Exit(EXIT_NO_BROKER if no_broker else EXIT_BAD_INPUT) from None
+            raise click.exceptions.Exit(EXIT_NO_BROKER if no_broker else settings.EXIT_BAD_INPUT) from None
         except BrokenPipeError:
-            broken_pipe()
+            _broken_pipe()
 
     return wrapped  # type: ignore[return-value]  # wraps() keeps the signature
 
 
-def broken_pipe() -> NoReturn:
+def _broken_pipe() -> NoReturn:
     """Whoever read our output has gone (`| head`): nothing more to say, and nowhere to say it."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
@@ -83,25 +93,22 @@ def _advice(error: ClientError) -> str:
     return ""
 
 
-def show_problems(problems: tuple[Problem, ...], total: int, *, as_json: bool) -> None:
+def _show_problems(error: InputError, *, as_json: bool) -> None:
     """Each problem on a line of its own, a summary at the end."""
-    started = click.get_current_context().info_name == "up"
-    done = "nothing was started." if started else "nothing was sent."
+    count = counted(error.total, "problem")
     if as_json:
-        message = f"{total} problem{'' if total == 1 else 's'}"
-        error = {"code": "bad_input", "message": message, "problems_total": total, "problems": problems}
-        output.json_line({"error": error})
+        facts = {"code": error.code, "message": count, "problems_total": error.total}
+        output.json_line({"error": {**facts, "problems": error.problems}})
         return
-    for problem in problems:
+    for problem in error.problems:
         click.echo(str(problem), err=True)
-    errors = sum(p.severity == "error" for p in problems)
-    if total > len(problems):
-        click.echo(f"... and {total - len(problems):,} more", err=True)
-    if errors:
-        asked = click.get_current_context().params.get("skip_bad")
-        if asked is False and all(p.line for p in problems):  # all of them rows
-            done += " --skip-bad leaves these out."
-        click.echo(f"{total:,} problem{'' if total == 1 else 's'}: {done}", err=True)
+    if error.total > len(error.problems):
+        click.echo(f"... and {error.total - len(error.problems):,} more", err=True)
+    context = click.get_current_context()
+    done = "nothing was started." if context.info_name == "up" else "nothing was sent."
+    if context.params.get("skip_bad") is False and all(p.line for p in error.problems):  # all of them rows
+        done += " --skip-bad leaves these out."
+    click.echo(f"{count}: {done}", err=True)
 
 
 def show_warnings(problems: tuple[Problem, ...], *, as_json: bool) -> None:

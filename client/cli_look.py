@@ -11,9 +11,12 @@ import click
 import msgspec
 
 from client import output
-from client.cli_common import EXIT_INTERRUPTED, command, connect, exit_by, goes_on
-from client.errors import ClientError
+from client.cli_common import EXIT_INTERRUPTED, client_command, command, connect, exit_by, goes_on
+from client.errors import BAD_INPUT, ClientError
 from client.output_live import show_watch
+from client.problems import counted
+from client.sync_api import Client
+from evenpost.runtime.settings import FiniteRange
 from evenpost.wire.messages import MessageState, ReportRow
 
 ONLY: dict[str, tuple[MessageState, ...]] = {
@@ -27,8 +30,8 @@ ONLY: dict[str, tuple[MessageState, ...]] = {
 @click.option(
     "--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Newest campaigns."
 )
-@command
-def status(campaign: str | None, limit: int, broker: str, timeout: float, as_json: bool) -> None:
+@client_command
+def status(campaign: str | None, limit: int, client: Client, as_json: bool) -> None:
     """Shows the newest campaigns, or CAMPAIGN in full.
 
     \b
@@ -37,16 +40,15 @@ def status(campaign: str | None, limit: int, broker: str, timeout: float, as_jso
       evenpost status k3v9x2
       evenpost status k3v9x2 --json | jq .counts
     """
-    with connect(broker, timeout) as client:
-        if campaign is None:
-            found = client.status(limit=limit)
-            if as_json:
-                output.json_line(found)
-            else:
-                rows = [output.status_row(c) for c in found]
-                output.table(*_without_zeros(output.STATUS_COLUMNS, rows), empty="No campaign yet.")
-            return
-        one = client.status(campaign)
+    if campaign is None:
+        found = client.status(limit=limit)
+        if as_json:
+            output.json_line(found)
+        else:
+            rows = [output.status_row(c) for c in found]
+            output.table(*_without_zeros(output.STATUS_COLUMNS, rows), empty="No campaign yet.")
+        return
+    one = client.status(campaign)
     if as_json:
         output.json_line(one)
     else:
@@ -56,7 +58,7 @@ def status(campaign: str | None, limit: int, broker: str, timeout: float, as_jso
 @click.command(short_help="Watch workers and campaigns at work.")
 @click.argument("campaign", required=False)
 @click.option(
-    "--interval", type=click.FloatRange(0.05, 10), default=0.5, show_default=True, help="Seconds an update."
+    "--interval", type=FiniteRange(0.05, 10), default=0.5, show_default=True, help="Seconds an update."
 )
 @command
 def watch(campaign: str | None, interval: float, broker: str, timeout: float, as_json: bool) -> None:
@@ -98,14 +100,13 @@ def watch(campaign: str | None, interval: float, broker: str, timeout: float, as
 @click.option(
     "--output", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file."
 )
-@command
+@client_command
 def report(
     campaign: str,
     form: str | None,
     only: Sequence[str],
     target: Path | None,
-    broker: str,
-    timeout: float,
+    client: Client,
     as_json: bool,
 ) -> None:
     """Says of each recipient of CAMPAIGN what became of the message: state, SMTP code and reply, server,
@@ -122,16 +123,15 @@ def report(
     """
     form = form or ("json" if as_json else "table")
     states = [state for name in only for state in ONLY[name]]
-    with connect(broker, timeout) as client:
-        client.status(campaign)
-        pages = client.report_pages(campaign, only=dict.fromkeys(states))
-        if form == "table" and target is None and output.on_terminal():
-            _print_tables(pages)
-            return
-        with _opened(target) as file:
-            count = _write(pages, form, file)
+    client.status(campaign)
+    pages = client.report_pages(campaign, only=dict.fromkeys(states))
+    if form == "table" and target is None and output.on_terminal():
+        _print_tables(pages)
+        return
+    with _opened(target) as file:
+        count = _write(pages, form, file)
     if target is not None:
-        click.echo(f"{count:,} recipients written to {target}", err=True)
+        click.echo(f"{counted(count, 'recipient')} written to {target}", err=True)
 
 
 @click.command(short_help="Find each message to an address.")
@@ -139,11 +139,10 @@ def report(
 @click.option(
     "--limit", type=click.IntRange(1, 5_000), default=1_000, show_default=True, help="Newest messages."
 )
-@command
-def trace(address: str, limit: int, broker: str, timeout: float, as_json: bool) -> None:
+@client_command
+def trace(address: str, limit: int, client: Client, as_json: bool) -> None:
     """Finds each message to ADDRESS, in all campaigns, the newest first, with each attempt."""
-    with connect(broker, timeout) as client:
-        rows = client.trace(address, limit=limit)
+    rows = client.trace(address, limit=limit)
     if as_json:
         output.json_line([output.report_json(row) for row in rows])
         return
@@ -152,11 +151,10 @@ def trace(address: str, limit: int, broker: str, timeout: float, as_json: bool) 
 
 
 @click.command(short_help="List the workers and their SMTP servers.")
-@command
-def servers(broker: str, timeout: float, as_json: bool) -> None:
+@client_command
+def servers(client: Client, as_json: bool) -> None:
     """Lists the workers, each in front of one SMTP server: state, connections, limit, what they sent."""
-    with connect(broker, timeout) as client:
-        found = sorted(client.servers(), key=lambda w: w.worker)
+    found = sorted(client.servers(), key=lambda w: w.worker)
     if as_json:
         output.json_line(found)
         return
@@ -240,6 +238,6 @@ def _opened(target: Path | None) -> Iterator[IO[str]]:
         # newline="": the CSV writer ends its lines itself
         file = target.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise ClientError("bad_input", f"can't write {target}: {error.strerror}") from None
+        raise ClientError(BAD_INPUT, f"can't write {target}: {error.strerror}") from None
     with file:
         yield file

@@ -11,9 +11,9 @@ from client import output
 from client.cli_common import command, connect, exit_by, goes_on, show_warnings
 from client.input_attachments import read_attachment
 from client.input_campaign import Campaign
-from client.output_live import Bar, show_watch
+from client.output_live import Bar, show_waiting, show_watch
 from client.preview import dry_run, write_previews
-from client.problems import InputError, Problem
+from client.problems import InputError, Problem, counted, not_utf8, unreadable
 from client.submission_plan import Plan, Receipt, new_submission_id
 from client.sync_api import Client
 from evenpost.wire.messages import Attachment, CampaignStatus
@@ -140,7 +140,7 @@ def submit(
 
 
 @click.command(short_help="Send one message, before all newsletters.")
-@click.option("--to", "to", required=True, metavar="ADDRESS", help="The recipient.")
+@click.option("--to", required=True, metavar="ADDRESS", help="The recipient.")
 @click.option("--value", "values", multiple=True, metavar="NAME=VALUE", help=
               "A merge field. May be given again.")  # fmt: skip
 @click.option(
@@ -196,8 +196,8 @@ def _finish(client: Client, receipt: Receipt, plan: Plan, *, wait: bool, as_json
     if not as_json:
         again = " (before: this submission was accepted already)" if receipt.again else ""
         skipped = f", {receipt.skipped:,} left out" if receipt.skipped else ""
-        noun = "recipient" if receipt.recipients == 1 else "recipients"
-        click.echo(f"Campaign {receipt.campaign} accepted{again}: {receipt.recipients:,} {noun}{skipped}.")
+        count = counted(receipt.recipients, "recipient")
+        click.echo(f"Campaign {receipt.campaign} accepted{again}: {count}{skipped}.")
         if receipt.skipped and plan.checked is not None:
             show_warnings(plan.checked.problems, as_json=False)
         if not wait:
@@ -218,6 +218,8 @@ def _wait(client: Client, campaign: str, *, as_json: bool) -> CampaignStatus:
     try:
         if not as_json and output.on_terminal():
             show_watch(client.watch(campaign), as_json=False)
+        elif not as_json:
+            show_waiting(client.watch(campaign))
         return client.wait(campaign)
     except KeyboardInterrupt:
         goes_on(campaign)
@@ -244,7 +246,8 @@ def _without_sending(
             raise InputError([Problem("bad_option", f"can't write to {folder}: {error.strerror}")]) from None
         facts["previews"] = [str(file) for file in files]
         if not as_json:
-            click.echo(f"{len(files)} message{'' if len(files) == 1 else 's'} written: {files[0]} ...")
+            more = " ..." if len(files) > 1 else ""
+            click.echo(f"{counted(len(files), 'message')} written: {files[0]}{more}")
     if whole:
         result = dry_run(plan)
         facts.update(result.facts())
@@ -301,16 +304,12 @@ def _body(key: str, path: Path) -> str:
         content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
-        reason = (
-            "there is no such file"
-            if isinstance(error, FileNotFoundError)
-            else f"can't be read: {error.strerror}"
-        )
-        raise _bad(reason, "Is the path right?", file=str(path), field=f"--{key}") from None
+        hint = "Is the path right?"
+        problem = Problem("bad_option", unreadable(error), hint, str(path), field=f"--{key}")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        reason = f"byte 0x{error.object[error.start]:02X} is not UTF-8"
-        raise _bad(reason, "Save the file as UTF-8", file=str(path), line=line) from None
+        line, reason = not_utf8(error)
+        problem = Problem("bad_option", reason, "Save the file as UTF-8", str(path), line)
+    raise InputError([problem])
 
 
 def _attachments(paths: Sequence[Path], inlines: Sequence[str]) -> list[Attachment]:
@@ -338,7 +337,3 @@ def _pairs(texts: Sequence[str], option: str, mark: str, example: str) -> list[t
     if problems:
         raise InputError(problems)
     return pairs
-
-
-def _bad(reason: str, hint: str, *, file: str, line: int = 0, field: str = "") -> InputError:
-    return InputError([Problem("bad_option", reason, hint, file, line, field=field)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from client.cli_common import speaking
+from client.problems import counted
 from client.up import Supervisor
 from client.up_config import Cluster, load
 
@@ -48,8 +49,7 @@ def up(file: Path, log_dir: Path | None, check: bool) -> None:
     cluster = load(file, os.environ)
     if check:
         names = ", ".join(program.name for program in cluster.workers)
-        count = len(cluster.workers)
-        click.echo(f"{file}: a broker and {count} worker{'' if count == 1 else 's'}: {names}.")
+        click.echo(f"{file}: a broker and {counted(len(cluster.workers), 'worker')}: {names}.")
         return
     raise click.exceptions.Exit(asyncio.run(_run(cluster, log_dir)))
 

@@ -3,9 +3,9 @@
 from evenpost.wire.errors import Code
 
 BAD_INPUT = "bad_input"
-"""The campaign, its template or its recipients can't be sent as they are; nothing was sent."""
+"""What was given can't be used as it is; nothing was sent."""
 CLOSED = "closed"
-"""The client was closed, or never opened."""
+"""The client was closed."""
 
 
 class ClientError(Exception):

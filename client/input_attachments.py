@@ -3,7 +3,7 @@
 import mimetypes
 from pathlib import Path
 
-from client.problems import shown
+from client.problems import shown, unreadable
 from evenpost.wire import limits
 from evenpost.wire.messages import Attachment
 
@@ -30,14 +30,8 @@ def read_attachment(
             raise ValueError(f"{path} has {size / 1024**2:.1f} MB; at most {most} MB can be sent", "")
         content = path.read_bytes()
     except OSError as error:
-        reason = (
-            "there is no such file"
-            if isinstance(error, FileNotFoundError)
-            else f"can't read it: {error.strerror}"
-        )
-        raise ValueError(
-            f"{path}: {reason}", "Is the path right? It is relative to the campaign file"
-        ) from None
+        hint = "Is the path right? It is relative to the campaign file"
+        raise ValueError(f"{path}: {unreadable(error)}", hint) from None
     filename = filename or path.name
     if len(filename) > limits.NAME_CHARS_MAX or not filename.isprintable():
         raise ValueError(f"{shown(filename)} can't be a file's name", "Give a filename of one short line")

@@ -8,9 +8,17 @@ from operator import itemgetter
 
 import msgspec
 
-from client.input_rows import BATCH_ROWS, Batch, Incomplete, clean_addresses, guess_email_name
+from client.input_rows import (
+    BATCH_ROWS,
+    Batch,
+    Incomplete,
+    clean_addresses,
+    guess_email_name,
+    merge_name,
+    report_fat,
+)
 from client.input_text import ListText, Progress
-from client.problems import InputError, Problem, ProblemLog, shown
+from client.problems import InputError, Problem, ProblemLog, counted, shown
 from evenpost.wire import limits
 
 DELIMITERS = ",;\t|"
@@ -128,7 +136,7 @@ class CsvSource:
             long = len(row) > width
             log.add(
                 "long_row" if long else "short_row", line,
-                f"{_count(len(row), 'value')} for {_count(width, 'column')}",
+                f"{counted(len(row), 'value')} for {counted(width, 'column')}",
                 f"Put a value with {self._delimiter!r} in it into quotes" if long
                 else f"From {shown(self._header[len(row)])} on it is cut off: complete it or remove the line",
             )  # fmt: skip
@@ -239,16 +247,6 @@ class CsvSource:
         return InputError([Problem(kind, reason, hint, self.name, line)])
 
 
-def merge_name(column: str) -> str:
-    """A column's name as a template can use it: "First name" is first_name."""
-    return re.sub(r"\W+", "_", column.strip().lower()).strip("_")
-
-
-def report_fat(log: ProblemLog, line: int, size: int) -> None:
-    most = limits.ROW_FIELDS_BYTES_MAX
-    log.add("fat_row", line, f"{size:,} bytes of merge fields; at most {most:,} can be sent", "Shorten them")
-
-
 def _begin_lines(rows: list[Row], first: int) -> tuple[list[int], int]:
     """The line that each row begins on where some have line ends inside, and the line after the last."""
     lines = []
@@ -271,7 +269,3 @@ def _csv_reason(error: csv.Error) -> tuple[str, str]:
     if "field limit" in words:
         return "a value is over 131,072 characters", "Is a quote not closed?"
     return words, ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -9,8 +9,15 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from client.input_csv import report_fat
-from client.input_rows import BATCH_ROWS, EMAIL_NAMES, Batch, Incomplete, clean_addresses, guess_email_name
+from client.input_rows import (
+    BATCH_ROWS,
+    EMAIL_NAMES,
+    Batch,
+    Incomplete,
+    clean_addresses,
+    guess_email_name,
+    report_fat,
+)
 from client.input_text import ListText, Progress
 from client.problems import ProblemLog, shown
 from evenpost.wire import codec, limits

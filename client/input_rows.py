@@ -1,5 +1,6 @@
 """What every kind of list becomes: batches of checked rows, ready for the wire."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 from client.addresses import AddressError, clean_address, is_plain
 from client.input_text import Progress
 from client.problems import ProblemLog
+from evenpost.wire import limits
 
 BATCH_ROWS = 1_000
 """Rows that are worked on together: enough that Python's cost is a row's, not a batch's; few enough that
@@ -78,6 +80,16 @@ def guess_email_name(names: Sequence[str]) -> str | None:
     """Which of these names is the one of the address column?"""
     by_lowered = {name.strip().lower(): name for name in reversed(names)}
     return next((by_lowered[name] for name in EMAIL_NAMES if name in by_lowered), None)
+
+
+def merge_name(column: str) -> str:
+    """A column's name as a template can use it: "First name" is first_name."""
+    return re.sub(r"\W+", "_", column.strip().lower()).strip("_")
+
+
+def report_fat(log: ProblemLog, line: int, size: int) -> None:
+    most = limits.ROW_FIELDS_BYTES_MAX
+    log.add("fat_row", line, f"{size:,} bytes of merge fields; at most {most:,} can be sent", "Shorten them")
 
 
 RowCheck = Callable[[int, str, Sequence[object]], str | None]

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from client.problems import InputError, Problem
+from client.problems import InputError, Problem, unreadable
 
 BLOCK_BYTES = 256 * 1024
 """Read at once: far beyond the cost of a call, far below what memory allows."""
@@ -169,12 +169,12 @@ def _spool(stream: BinaryIO) -> BinaryIO:
 
 
 def _why_not(path: Path, error: OSError) -> tuple[str, str]:
+    hint = ""
     if isinstance(error, FileNotFoundError):
+        hint = "Is the path right? It is relative to the campaign file, or to here"
         if "@" in str(path):
             hint = "To send to one address: evenpost send --to ADDRESS; from Python: [address]"
-            return "there is no such file", hint
-        return "there is no such file", "Is the path right? It is relative to the campaign file, or to here"
-    return f"can't be read: {error.strerror}", ""
+    return unreadable(error), hint
 
 
 def _known_encoding(encoding: str, name: str) -> str:

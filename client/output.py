@@ -12,6 +12,7 @@ from typing import Any
 import click
 import msgspec
 
+from client.problems import counted
 from evenpost.wire.messages import CampaignStatus, MessageState, ReportRow, WorkerStatus
 
 FAILED: tuple[MessageState, ...] = ("bounced", "expired", "held")
@@ -154,7 +155,10 @@ def status_details(status: CampaignStatus) -> list[tuple[str, object]]:
         *((s, status.counts[s]) for s in SHOWN if status.counts.get(s)),
         ("rate", f"{status.rate:,.1f} sent/s" if status.rate else ""),
         ("attempts", status.attempts),
-        ("unknown", f"{status.unknown:,} attempts: each may mean one duplicate" if status.unknown else ""),
+        (
+            "unknown",
+            f"{counted(status.unknown, 'attempt')}: each may mean one duplicate" if status.unknown else "",
+        ),
         ("duplicates", f"{status.duplicates:,} known" if status.duplicates else ""),
         ("priority", status.priority),
         ("pool", status.pool or ""),

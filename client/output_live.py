@@ -1,5 +1,6 @@
 """What moves: the table of workers and the bars of campaigns, on a terminal; a line an update on a pipe."""
 
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -9,36 +10,46 @@ from typing import Any, Self
 import click
 
 from client import output
+from client.problems import counted
 from evenpost.wire.messages import CampaignStatus, WatchUpdate
 
 
-def show_watch(updates: Iterable[WatchUpdate], *, as_json: bool) -> WatchUpdate | None:
-    """Shows updates until they end. Returns the last."""
+def show_watch(updates: Iterable[WatchUpdate], *, as_json: bool) -> None:
+    """Shows updates until they end."""
     if as_json or not output.on_terminal():
-        return _lines(updates, as_json=as_json)
+        _lines(updates, as_json=as_json)
+        return
     from rich.console import Console
     from rich.live import Live
 
-    last = None
     with Live(console=Console(highlight=False), auto_refresh=False, transient=False) as live:
-        for last in updates:
-            live.update(_screen(last), refresh=True)
-    return last
+        for update in updates:
+            live.update(_screen(update), refresh=True)
 
 
-def _lines(updates: Iterable[WatchUpdate], *, as_json: bool) -> WatchUpdate | None:
-    last = None
-    for last in updates:
+def show_waiting(updates: Iterable[WatchUpdate]) -> None:
+    """Says on standard error what a campaign waits for, each time that this changes, until it ends."""
+    told = ""
+    for update in updates:
+        for campaign in update.campaigns:
+            kind = re.sub(r"\d+", "", campaign.waiting_for)  # one that counts seconds down is told once
+            if kind not in ("", told):
+                click.echo(f"Campaign {campaign.campaign} waits: {campaign.waiting_for}.", err=True)
+            told = kind
+
+
+def _lines(updates: Iterable[WatchUpdate], *, as_json: bool) -> None:
+    for update in updates:
         if as_json:
-            output.json_line(last)
+            output.json_line(update)
             continue
         clock = time.strftime("%H:%M:%S")
-        for campaign in last.campaigns:
+        for campaign in update.campaigns:
             click.echo(f"{clock} {output.status_line(campaign)}")
-        if not last.campaigns:
-            ready = sum(w.state == "ready" for w in last.workers)
-            click.echo(f"{clock} no campaign is running; {ready} of {len(last.workers)} workers are ready")
-    return last
+        if not update.campaigns:
+            ready = sum(w.state == "ready" for w in update.workers)
+            workers = counted(len(update.workers), "worker")
+            click.echo(f"{clock} no campaign is running; {ready} of {workers} ready")
 
 
 def _screen(update: WatchUpdate) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from client import output
-from client.problems import PROBLEMS_KEPT_MAX, InputError, Problem
+from client.problems import PROBLEMS_KEPT_MAX, InputError, Problem, counted
 from client.submission_plan import Plan
 from evenpost.compose import ComposeError
 from evenpost.wire import codec, limits
@@ -44,11 +44,11 @@ class DryRun:
 
     def show(self) -> None:
         average = self.bytes // max(1, self.recipients)
-        skipped = f" ({self.skipped:,} bad ones left out)" if self.skipped else ""
-        click.echo(f"Nothing was sent. This would go to {self.recipients:,} recipients{skipped}:")
+        skipped = f", {self.skipped:,} left out" if self.skipped else ""
+        click.echo(f"Nothing was sent. This would go to {counted(self.recipients, 'recipient')}{skipped}:")
         click.echo(
             f"{size(self.bytes)} in all, {size(average)} a message, the largest {size(self.largest_bytes)}; "
-            f"{len(self.domains):,} domains."
+            f"{counted(len(self.domains), 'domain')}."
         )
         rows = [
             [name, count, f"{100 * count / self.recipients:.1f} %"]
@@ -59,7 +59,7 @@ class DryRun:
 
 def dry_run(plan: Plan) -> DryRun:
     """Composes each message. Raises InputError with each recipient whose message can't be made."""
-    found = DryRun(skipped=plan.checked.problems_total if plan.checked else 0)
+    found = DryRun(skipped=plan.skipped)
     problems: list[Problem] = []
     problems_total = 0
     date = time.time()

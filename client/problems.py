@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from client.errors import BAD_INPUT
+
 PROBLEMS_KEPT_MAX = 1_000
 """Problems of one kind that are kept to be shown; the others are counted. Nobody reads more, and a list of
 millions in the wrong encoding must not fill the memory."""
@@ -44,7 +46,7 @@ class Problem:
 class InputError(Exception):
     """The input can't be used. `problems` has what is wrong, up to a bound; `total` counts all of it."""
 
-    code = "bad_input"
+    code = BAD_INPUT
 
     def __init__(self, problems: Iterable[Problem], total: int | None = None) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
@@ -91,3 +93,20 @@ def shown(value: object) -> str:
     """A value as it is put into a message: quoted, control characters visible, not too long."""
     text = repr(value)
     return text if len(text) <= SHOWN_CHARS_MAX else f"{text[: SHOWN_CHARS_MAX - 3]}..."
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 message", "4,998 messages" """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file can't be read."""
+    missing = isinstance(error, FileNotFoundError)
+    return "there is no such file" if missing else f"can't be read: {error.strerror}"
+
+
+def not_utf8(error: UnicodeDecodeError) -> tuple[int, str]:
+    """The line of a file's first byte that isn't UTF-8, and what is wrong with it."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return line, f"byte 0x{error.object[error.start]:02X} is not UTF-8"

@@ -21,11 +21,9 @@ from client.input_csv import CsvSource
 from client.input_duplicates import DuplicateFinder
 from client.input_mappings import IterableSource, JsonlSource
 from client.input_rows import Batch, Incomplete, RowCheck, Source
-from client.input_text import STANDARD_INPUT, ListText, Progress, open_text
+from client.input_text import ListText, Progress, open_text
 from client.problems import InputError, Problem, ProblemLog
 from evenpost.wire import limits
-
-__all__ = ["STANDARD_INPUT", "Checked", "Progress", "RecipientList", "RecipientSource", "Row", "RowCheck"]
 
 RecipientSource = str | Path | Iterable[str | Mapping[str, object]]
 """A path, "-" for standard input, or an iterable of addresses or of mappings with `email` and fields."""
@@ -71,9 +69,8 @@ class Checked:
 class RecipientList:
     """A list of recipients. Use `open`; then `check` once, then `chunks` as often as needed."""
 
-    def __init__(self, source: Source, fields: Sequence[str]) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self.fields = tuple(fields)
         self._checked: Checked | None = None
         self._bad_lines = _LineSet()
         """Rows that only the check finds bad: duplicates, and those that can't fill the template."""
@@ -96,12 +93,12 @@ class RecipientList:
         if "email" in fields:
             raise ValueError("'email' is always there: it is not one of the fields")
         if not isinstance(source, str | Path):
-            return cls(IterableSource(source, fields, email_column), fields)
+            return cls(IterableSource(source, fields, email_column))
         text = open_text(source, encoding)
         try:
             if _is_jsonl(source, text):
-                return cls(JsonlSource(text, fields, email_column), fields)
-            return cls(CsvSource(text, fields, delimiter, email_column), fields)
+                return cls(JsonlSource(text, fields, email_column))
+            return cls(CsvSource(text, fields, delimiter, email_column))
         except BaseException:
             text.close()
             raise
@@ -162,18 +159,16 @@ class RecipientList:
         rows_max: int = limits.CHUNK_ROWS_MAX,
         bytes_max: int = limits.CHUNK_BYTES_MAX,
         *,
-        start: int = 0,
         skip_bad: bool = False,
     ) -> Iterator[list[Row]]:
-        """The rows in chunks of at most `rows_max` rows and `bytes_max` bytes, from chunk number `start` on.
+        """The rows in chunks of at most `rows_max` rows and `bytes_max` bytes.
 
         The same list gives the same chunks, today and tomorrow. Raises InputError if the check found a
         problem (other than rows left out by `skip_bad`), or if the file is changed meanwhile."""
         self.check().raise_for_problems(skip_bad=skip_bad)
-        for number, rows in enumerate(self._chunks(rows_max, bytes_max)):
-            if number >= start:
-                self._source.check_unchanged()
-                yield rows
+        for rows in self._chunks(rows_max, bytes_max):
+            self._source.check_unchanged()
+            yield rows
 
     def close(self) -> None:
         self._source.close()

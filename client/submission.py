@@ -49,7 +49,7 @@ class _Chunk:
 
 
 class Submission:
-    """Its state is open to reading: `phase`, `campaign`, `skip`, `stored`, `again`, `error`."""
+    """Its state is open to reading: what has no underscore."""
 
     def __init__(self, opening: OpenCampaign, in_flight_max: int, timing: Timing, first_request: int) -> None:
         """`first_request`: the number of its first request; the following numbers are its own too."""
@@ -57,7 +57,7 @@ class Submission:
         self.campaign = ""
         self.skip = 0
         """Recipients that an earlier run of the same submission has stored: don't add them again."""
-        self.next_chunk = 0
+        self.first_chunk = 0
         """The number of the first chunk that this run has to send."""
         self.stored = 0
         """Recipients that are on the broker's disk."""
@@ -185,7 +185,7 @@ class Submission:
         if not self._opened_before:
             self._opened_before = True
             self.skip = self.stored = self._recipients = message.recipients
-            self.next_chunk = self._next_chunk = message.next_chunk
+            self.first_chunk = self._next_chunk = message.next_chunk
             self.phase = Phase.STREAMING
             self._pause_s = self._timing.retry_s
         elif not self._continues(message):

@@ -12,8 +12,8 @@ import msgspec
 from client.api_connection import Stream
 from client.errors import ClientError
 from client.input_campaign import Campaign
-from client.input_csv import merge_name
-from client.problems import PROBLEMS_KEPT_MAX, InputError, Problem
+from client.input_rows import merge_name
+from client.problems import PROBLEMS_KEPT_MAX, InputError, Problem, counted
 from client.recipients import Checked, Row
 from evenpost.compose import ComposeError, Composer, TemplateError, compile_template, fields_used
 from evenpost.wire import codec
@@ -23,7 +23,6 @@ from evenpost.wire.messages import CampaignStatus, OpenCampaign, Template, Welco
 ProgressCall = Callable[[str, int, int], None]
 """("check", bytes read, bytes in all), then ("send", recipients stored, recipients in all). A list from
 Python has no bytes: ("check", recipients read, 0)."""
-
 
 TELL_ROWS = 1_000
 """Progress isn't told more often."""
@@ -88,6 +87,11 @@ class Plan:
     def total(self) -> int:
         """Recipients that will be sent to."""
         return self.checked.good if self.checked else 0
+
+    @property
+    def skipped(self) -> int:
+        """Bad recipients that are left out."""
+        return self.checked.problems_total if self.checked else 0
 
     def check(self) -> Checked:
         """Reads the whole list. Raises InputError with all that is wrong with it and with the template."""
@@ -164,7 +168,7 @@ class Plan:
         submission = stream.submission
         if submission.over:
             return
-        skip, skipped = submission.next_chunk, 0
+        skip, skipped = submission.first_chunk, 0
         for number, rows in enumerate(self.rows(welcome.chunk_rows_max, welcome.chunk_bytes_max)):
             if number >= skip:
                 if number == skip and skipped != submission.skip:
@@ -175,14 +179,16 @@ class Plan:
         if skipped != submission.skip:
             raise ClientError(
                 Code.CONFLICT,
-                f"submission {self._submission!r} was begun with another list: its first {skip} chunks had "
-                f"{submission.skip:,} recipients. Submit this list under another submission id",
+                f"submission {self._submission!r} was begun with another list: its first "
+                f"{counted(skip, 'chunk')} had {counted(submission.skip, 'recipient')}. "
+                "Submit this list under another submission id",
             )
 
     def receipt(self, stream: Stream) -> Receipt:
         submission = stream.submission
-        skipped = self.checked.problems_total if self.checked else 0
-        return Receipt(submission.campaign, submission.stored, self._submission, submission.again, skipped)
+        return Receipt(
+            submission.campaign, submission.stored, self._submission, submission.again, self.skipped
+        )
 
     def _check_row(self, line: int, address: str, values: Sequence[object]) -> str | None:
         try:

@@ -18,11 +18,11 @@ from typing import IO
 
 from client.api import AsyncClient
 from client.errors import ClientError
+from client.problems import counted
 from client.up_config import Cluster, Program, command_of, environment_of
+from evenpost.runtime.settings import EXIT_BAD_INPUT
 from evenpost.runtime.tasks import Tasks
 
-EXIT_BAD_INPUT = 2
-"""A child that ends so was told something wrong: starting it again would not help."""
 PERMANENT = {
     EXIT_BAD_INPUT: "can't start with these settings; the reason is above",
     76: "speaks another version of the protocol than the broker",
@@ -30,7 +30,6 @@ PERMANENT = {
 }
 """Exit statuses after which a restart would end in the same way."""
 EXIT_FAILED = 1
-EXIT_KILLED = 130
 
 LINE_BYTES_MAX = 1024 * 1024
 """A line of a log. A longer one is cut."""
@@ -63,7 +62,6 @@ class _Child:
         self.program = program
         self.process: asyncio.subprocess.Process | None = None
         self.given_up = False
-        self.exit_status: int | None = None
 
     @property
     def runs(self) -> bool:
@@ -258,8 +256,7 @@ class Supervisor:
                 await asyncio.sleep(self._patience.ask_s)
         finally:
             await client.close()
-        count = len(wanted)
-        words = f"the broker and {count} worker{'' if count == 1 else 's'}"
+        words = f"the broker and {counted(len(wanted), 'worker')}"
         self._say(f"Ready: {words}. Clients: --broker {self._cluster.endpoint}. Ctrl-C drains and stops.")
 
     def _failed(self, _: str, error: BaseException) -> None:

@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from client.input_toml import parse_toml
 from client.problems import InputError, Problem, shown
 from evenpost.runtime.sockets import EndpointError, check_endpoint
 
@@ -68,7 +68,7 @@ class _Reader:
         self._folder = path.parent.resolve()
 
     def cluster(self) -> Cluster:
-        table = self._parse()
+        table = parse_toml(self._path, "bad_cluster")
         for key in table:
             if key not in ("broker", "server"):
                 self._add(
@@ -93,17 +93,6 @@ class _Reader:
         if self._problems:
             raise InputError(self._problems)
         return Cluster(broker, tuple(workers), self._folder, endpoint)
-
-    def _parse(self) -> dict[str, Any]:
-        try:
-            return tomllib.loads(self._path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            reason = "there is no such file"
-        except OSError as error:
-            reason = f"can't be read: {error.strerror}"
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            reason = str(error)
-        raise InputError([Problem("bad_cluster", reason, file=str(self._path))])
 
     def _add(self, key: str, reason: str, hint: str = "") -> None:
         self._problems.append(Problem("bad_cluster", reason, hint, str(self._path), field=key))

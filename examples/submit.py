@@ -15,8 +15,8 @@ FOLDER = Path(__file__).parent / "newsletter"
 def main() -> None:
     with Client(BROKER) as client:
         campaign = Campaign.load(FOLDER / "campaign.toml", submission_id="library-news-may")
-        receipt = client.submit(campaign, wait=True)
-        print(receipt.status.counts if receipt.status else "accepted")
+        receipt = client.submit(campaign)
+        print(client.wait(receipt.campaign).counts)
         for row in client.report(receipt.campaign, only=["bounced", "expired"]):
             print(row.address, row.code, row.reply)
 

@@ -5,37 +5,38 @@ the later moment at which it answered, so the lease ends here before the broker 
 """
 
 SENT_TIMES_MAX = 64
-"""HELLOs and HEARTBEATs whose answer is still taken."""
+"""HEARTBEATs whose answer is still taken."""
 
 
 class Lease:
     def __init__(self) -> None:
         self.end = float("-inf")
         self._length_s = 0.0
-        self._hellos: dict[int, float] = {}
+        self._hello_at: float | None = None
+        """When the last HELLO was sent, while its answer is out."""
         self._heartbeats: dict[int, float] = {}
 
-    def hello_sent(self, number: int, mono: float) -> None:
-        _remember(self._hellos, number, mono)
+    def hello_sent(self, mono: float) -> None:
+        self._hello_at = mono
 
     def heartbeat_sent(self, number: int, mono: float) -> None:
-        _remember(self._heartbeats, number, mono)
+        self._heartbeats[number] = mono
+        if len(self._heartbeats) > SENT_TIMES_MAX:
+            del self._heartbeats[next(iter(self._heartbeats))]
 
-    def unsent(self, number: int) -> None:
-        """That one never left."""
-        self._hellos.pop(number, None)
+    def hello_unsent(self) -> None:
+        """The last one never left."""
+        self._hello_at = None
+
+    def heartbeat_unsent(self, number: int) -> None:
         self._heartbeats.pop(number, None)
 
-    def welcomed(self, request: int, length_s: float) -> float | None:
-        """When the HELLO that was answered had been sent; None where no HELLO waits for an answer."""
+    def welcomed(self, length_s: float) -> float | None:
+        """When the last HELLO, which this answers, had been sent; None where it has been answered before."""
         self._length_s = length_s
-        # An answer that doesn't say which HELLO it is for is taken to be for the oldest: that much is sure.
-        answered = request if request in self._hellos else min(self._hellos, default=None)
-        if answered is None:
-            return None
-        sent = self._hellos[answered]
-        self._hellos = {number: at for number, at in self._hellos.items() if number > answered}
-        self.end = sent + length_s  # not the later one: another broker may grant less
+        sent, self._hello_at = self._hello_at, None
+        if sent is not None:
+            self.end = sent + length_s  # not the later one: another broker may grant less
         return sent
 
     def acknowledged(self, number: int) -> None:
@@ -45,11 +46,5 @@ class Lease:
 
     def forget_sent(self) -> None:
         """What the broker hasn't answered by now it won't answer."""
-        self._hellos.clear()
+        self._hello_at = None
         self._heartbeats.clear()
-
-
-def _remember(times: dict[int, float], number: int, mono: float) -> None:
-    times[number] = mono
-    if len(times) > SENT_TIMES_MAX:
-        del times[next(iter(times))]

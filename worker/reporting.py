@@ -59,7 +59,7 @@ class Reporter:
 
     def due_at(self) -> float:
         """When `take` is due: now where in the past, never where infinite."""
-        if self._in_flight and len(self._in_flight) >= OUTCOMES_IN_FLIGHT_MAX:
+        if len(self._in_flight) >= OUTCOMES_IN_FLIGHT_MAX:
             return self._heard_at + CONFIRM_TIMEOUT_S
         unsent = self._position < self._rows.next and len(self._rows) > 0
         if self._ended or self._done or (self._hurry and unsent):

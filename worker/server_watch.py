@@ -9,30 +9,28 @@ FAILURES_LOGGED_EVERY_S = 10.0
 
 
 class ServerWatch:
+    """What a pool calls its watcher."""
+
     def __init__(self, logger: FilteringBoundLogger) -> None:
         self._logger = logger
-        self._failing = False
         self._failures = 0
+        """Since a connection last was opened."""
         self._logged_at = float("-inf")
 
-    def connection(self, name: str, fields: dict[str, object]) -> None:
-        """What the pool says of a connection."""
-        if name == "smtp_connection_opened":
-            if self._failing:
-                self._failing = False
-                self._logger.info("server.recovered", failures=self._failures)
-                self._failures, self._logged_at = 0, float("-inf")
-            self._logger.debug("server.connected", **fields)
-            return
-        reason = fields.get("reason")
-        if isinstance(reason, Result) and reason.scope == "server" and reason.stage is not Stage.IDLE:
+    def opened(self, seconds: float, *, tls: bool) -> None:
+        if self._failures:
+            self._logger.info("server.recovered", failures=self._failures)
+            self._failures, self._logged_at = 0, float("-inf")
+        self._logger.debug("server.connected", seconds=seconds, tls=tls)
+
+    def closed(self, messages: int, reason: Result | None) -> None:
+        if reason is not None and reason.scope == "server" and reason.stage is not Stage.IDLE:
             self._failed(reason)
         else:
-            text = reason.text if isinstance(reason, Result) else ""
-            self._logger.debug("server.disconnected", messages=fields.get("messages"), reason=text)
+            text = reason.text if reason is not None else ""
+            self._logger.debug("server.disconnected", messages=messages, reason=text)
 
     def _failed(self, reason: Result) -> None:
-        self._failing = True
         self._failures += 1
         now = clock.now().mono
         if now >= self._logged_at + FAILURES_LOGGED_EVERY_S:

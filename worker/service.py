@@ -74,9 +74,8 @@ class Worker:
         )
         self.may_begin = self._session.may_begin
         self._templates = Templates()
-        self._watch = ServerWatch(self._logger)
-        self._pool = Pool(settings.server, on_event=self._watch.connection)
-        self._tasks = Tasks(self._task_failed)
+        self._pool = Pool(settings.server, watcher=ServerWatch(self._logger))
+        self._tasks = Tasks(self._crash)
         self._dealer: Dealer | None = None
         self._events: deque[Event] = deque()
         self._handling = False
@@ -278,9 +277,6 @@ class Worker:
             self._logger.warning(
                 "worker.bad_frame", code=error.code, reason=error.message, so_far=self._bad_frames
             )
-
-    def _task_failed(self, name: str, error: BaseException) -> None:
-        self._crash(name, error)
 
     def _loop_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -80,12 +80,12 @@ class Session:
     def __init__(self, rows: Rows, *, max_connections: int, drain_timeout_s: float) -> None:
         self.batches: dict[int, Held] = {}
         """All that are here, in the order in which they came."""
-        self.running = 0
         self._rows = rows
         self._reporter = Reporter(rows)
         self._max_connections = max_connections
         self._drain_timeout_s = drain_timeout_s
         self._waiting: deque[Held] = deque()
+        self._running = 0
         self._ended: dict[int, None] = {}
         self._last_batch = 0
 
@@ -204,7 +204,7 @@ class Session:
             return  # of an earlier hello: what the broker knows of us is older than what we said last
         self._hellos = 0
         self._heartbeat_s = max(welcome.heartbeat_s, HEARTBEAT_S_MIN)
-        sent = self._lease.welcomed(request, welcome.lease_s)
+        sent = self._lease.welcomed(welcome.lease_s)
         if sent is not None:
             self._lease_lapsed = False
             self._speak_at = sent + self._heartbeat_s
@@ -248,10 +248,10 @@ class Session:
 
     def _unsent(self, type_: Type, now: Now) -> None:
         if type_ is Type.WORKER_HELLO:
-            self._lease.unsent(self._number)
+            self._lease.hello_unsent()
             self._speak_at = now.mono + NO_CONNECTION_RETRY_S
         elif type_ is Type.HEARTBEAT and self._welcomed:
-            self._lease.unsent(self._number)
+            self._lease.heartbeat_unsent(self._number)
             self._heard_at = _LONG_AGO
 
     # --- batches ------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class Session:
         held = self.batches[number]
         assert held.running, number
         assert not held.on_wire, held.on_wire
-        self.running -= 1
+        self._running -= 1
         self._forget(held)
 
     def _forget(self, held: Held) -> None:
@@ -317,10 +317,10 @@ class Session:
     def _advance(self, now: Now, out: list[Command]) -> None:
         """Whatever time or the last event has made due."""
         mono = now.mono
-        while self._waiting and self.running < self._max_connections:
+        while self._waiting and self._running < self._max_connections:
             held = self._waiting.popleft()
             held.running = True
-            self.running += 1
+            self._running += 1
             out.append(StartBatch(held))
         if self.batches and mono >= self._lease.end and not self._lease_lapsed:
             self._lease_lapsed = True
@@ -350,7 +350,7 @@ class Session:
         self._hellos += 1
         # Only the last hello's welcome counts: a broker slower than our heartbeat must get the time for it.
         self._speak_at = mono + self._heartbeat_s * min(self._hellos, HELLO_HEARTBEATS_MAX)
-        self._lease.hello_sent(self._number, mono)
+        self._lease.hello_sent(mono)
         if self._silent_since is None:
             self._silent_since = mono
         elif mono >= self._silent_since + MISSED_MAX * self._heartbeat_s:
@@ -400,7 +400,7 @@ class Session:
         if unconfirmed := len(self._rows):
             fields = {"outcomes": unconfirmed, "hint": "they stay in the outcome log for the next start"}
             out.append(Log("warning", "worker.unconfirmed", fields))
-        out.append(Stop(status, self._reason))
+        out.append(Stop(status))
 
 
 def _unexpected(message: Message, out: list[Command]) -> None:

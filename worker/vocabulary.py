@@ -57,7 +57,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of the broker's, and its request number."""
+    """A message of the broker's, and the number of the request that it answers."""
 
     message: Message
     request: int = 0
@@ -165,7 +165,6 @@ class Stop:
     """The process is to end with this status."""
 
     status: int
-    reason: str
 
 
 Command: TypeAlias = (

@@ -38,11 +38,6 @@ class Envelope(NamedTuple):
     """'' is the null sender."""
     recipient: str
 
-    @property
-    def smtputf8(self) -> bool:
-        """Whether these addresses need a server that knows SMTPUTF8."""
-        return not (self.sender.isascii() and self.recipient.isascii())
-
 
 class Composer:
     """Makes the messages of one campaign. One thread at a time; the same input gives the same bytes."""
@@ -55,14 +50,7 @@ class Composer:
     envelope_from: str | None
     """The envelope sender if it is everybody's; None where it depends on the recipient."""
 
-    def __init__(
-        self,
-        template: Template,
-        *,
-        campaign_id: str,
-        created_at_ms: int,
-        message_id_domain: str | None = None,
-    ) -> None:
+    def __init__(self, template: Template, *, campaign_id: str, created_at_ms: int) -> None:
         """Use compile_template(). Raises TemplateError."""
         if _ID(campaign_id) is None:
             raise ValueError(f"a campaign id that doesn't fit into a Message-ID: {campaign_id!r}")
@@ -98,7 +86,7 @@ class Composer:
             self._tail = pieces[-1].encode("ascii")
 
         self._envelope = self._compile_envelope(template)
-        self._domain = self._message_id_domain(message_id_domain)
+        self._domain = self._message_id_domain()
         self._date = (-1, "")
 
         header_parts = [part for line in lines for part in line.parts]
@@ -211,15 +199,10 @@ class Composer:
         sandbox = self._plain_text
         to = ToHeader(compile_part("to_name", template.to_name, sandbox) if template.to_name else None)
         subject = compile_part("subject", template.subject, sandbox)
-        lines: list[Line] = [
-            self._sender,
-            to,
-            TextHeader("Subject", subject, headers.unstructured),
-        ]
+        lines: list[Line] = [self._sender, to, TextHeader("Subject", subject, headers.unstructured)]
         if template.reply_to:
             lines.append(MailboxHeader("Reply-To", template.reply_to, sandbox, part="reply_to"))
-        for name_, source in template.headers:
-            lines.append(own_header(name_, source, sandbox))
+        lines += [own_header(name, source, sandbox) for name, source in template.headers]
         return lines
 
     def _compile_bodies(self, template: Template) -> list[tuple[str, Part]]:
@@ -261,11 +244,8 @@ class Composer:
                 raise TemplateError(error.part, None, error.message) from None
         return envelope
 
-    def _message_id_domain(self, given: str | None) -> str | None:
-        if given is not None:
-            if _DOMAIN(given) is None:
-                raise ValueError(f"no domain for a Message-ID: {given!r}")
-            return given
+    def _message_id_domain(self) -> str | None:
+        """From's, if it is the same for everybody."""
         if all(part.constant is not None for part in self._sender.parts):
             return _domain_of(self._sender.address({}))
         return None
@@ -278,16 +258,9 @@ class Composer:
         return tuple(errors)
 
 
-def compile_template(
-    template: Template, *, campaign_id: str, created_at_ms: int, message_id_domain: str | None = None
-) -> Composer:
-    """Compiles a campaign's template, once: takes some milliseconds. Raises TemplateError.
-
-    `message_id_domain` replaces the domain of From in Message-IDs.
-    """
-    return Composer(
-        template, campaign_id=campaign_id, created_at_ms=created_at_ms, message_id_domain=message_id_domain
-    )
+def compile_template(template: Template, *, campaign_id: str, created_at_ms: int) -> Composer:
+    """Compiles a campaign's template, once: takes some milliseconds. Raises TemplateError."""
+    return Composer(template, campaign_id=campaign_id, created_at_ms=created_at_ms)
 
 
 def fields_used(template: Template) -> frozenset[str]:

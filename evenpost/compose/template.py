@@ -8,6 +8,7 @@ twice; such a part is rendered first and encoded whole.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from types import TracebackType
@@ -38,10 +39,10 @@ _ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 _KEEPS = (nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.Block)
 """What leaves names behind in a context, or renders from it a second time."""
 _UNDEFINED = re.compile(r"'(\w+)' is undefined").fullmatch
-_PLAIN_NODES = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name)
+_PLAIN_NODES = (nodes.Output, nodes.TemplateData, nodes.Name)
 
 
-class Part:
+class Part(ABC):
     """A compiled part. `render` and `body` may be called again and again, by one thread at a time."""
 
     plain = False
@@ -57,9 +58,9 @@ class Part:
         self.encoded = encoded
         """Whether `render` gives the encoded form already."""
 
+    @abstractmethod
     def render(self, scope: Mapping[str, Any]) -> str:
         """What the part makes of these values. Raises ComposeError."""
-        raise NotImplementedError
 
     def body(self, scope: Mapping[str, Any]) -> str:
         """The part in its content transfer encoding. Raises ComposeError."""
@@ -194,7 +195,7 @@ def _compile_tree(name: str, tree: nodes.Template, sandbox: Sandbox, body: bool)
     encoded = body and encoding == "quoted-printable"
     uses = names - set(sandbox.globals) - {"self"}
     about = {"name": name, "uses": uses, "encoding": encoding}
-    if uses == names and all(isinstance(node, _PLAIN_NODES) for node in _walk(tree)):
+    if uses == names and all(isinstance(node, _PLAIN_NODES) for node in tree.find_all(nodes.Node)):
         return PlainPart(tree, html=bool(sandbox.autoescape), encoded=encoded, **about)
 
     keeps = _find(tree, *_KEEPS) is not None
@@ -217,12 +218,8 @@ def unguarded(name: str, source: str, sandbox: Sandbox, known: frozenset[str]) -
     """Names in a part that no field has and that nothing in it provides for (`default`, `is defined`)."""
     tree = sandbox.parse(source)
     guarded: set[str] = set()
-    for test in _walk(tree):
-        if (
-            isinstance(test, (nodes.Filter, nodes.Test))
-            and test.name in ("default", "d", "defined", "undefined")
-            and isinstance(test.node, nodes.Name)
-        ):
+    for test in tree.find_all((nodes.Filter, nodes.Test)):
+        if test.name in ("default", "d", "defined", "undefined") and isinstance(test.node, nodes.Name):
             guarded.add(test.node.name)
     wanted = find_undeclared_variables(tree) - set(sandbox.globals) - known - guarded - ALWAYS - {"self"}
     lines: dict[str, int] = {}
@@ -242,13 +239,7 @@ def _escaped(value: Any) -> str:
 
 
 def _find(tree: nodes.Node, *types: type[nodes.Node]) -> nodes.Node | None:
-    return next((node for node in _walk(tree) if isinstance(node, types)), None)
-
-
-def _walk(node: nodes.Node) -> Iterator[nodes.Node]:
-    yield node
-    for child in node.iter_child_nodes():
-        yield from _walk(child)
+    return next(tree.find_all(types), None)
 
 
 def _filtered(node: nodes.Node | None, filter_: str, near: nodes.Node) -> nodes.Filter:
@@ -278,7 +269,7 @@ def _bound(tree: nodes.Template) -> None:
         loop.iter = _filtered(loop.iter, COUNTED, loop)
     for captured in tree.find_all(nodes.AssignBlock):
         captured.filter = _filtered(captured.filter, BOUNDED, captured)
-    for node in list(_walk(tree)):
+    for node in list(tree.find_all(nodes.Node)):
         for name, value in list(node.iter_fields()):
             if isinstance(value, nodes.Concat):
                 setattr(node, name, _filtered(value, BOUNDED, value))

@@ -104,7 +104,7 @@ class _Writer(HTMLParser):
         self._block(tag)
         match tag:
             case "br":
-                self._breaks = min(2, max(self._breaks, 0) + 1)
+                self._breaks = min(2, self._breaks + 1)
             case "hr":
                 self._write("-" * 40)
                 self._breaks = 2

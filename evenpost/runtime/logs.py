@@ -56,8 +56,9 @@ def configure(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _hide_secrets,
-        structlog.processors.format_exc_info if not console else _keep,
     ]
+    if not console:
+        processors.append(structlog.processors.format_exc_info)
     if not addresses:
         processors.append(_redact_event)
     processors.append(structlog.dev.ConsoleRenderer(colors=out.isatty()) if console else _to_json)
@@ -68,10 +69,6 @@ def configure(
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(role=role)
-
-
-def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return event
 
 
 def get() -> structlog.typing.FilteringBoundLogger:

@@ -108,12 +108,12 @@ class Dealer:
             self._schedule()
         return True
 
-    def close(self, linger_ms: int = 0) -> None:
-        """Closes; what is queued has `linger_ms` to leave."""
+    def close(self) -> None:
+        """Closes at once, whatever is queued."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._socket.FD)
-            self._socket.close(linger_ms)
+            self._socket.close()
 
     def _schedule(self) -> None:
         if not self._scheduled:

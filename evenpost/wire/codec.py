@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class Decoded:
     """A decoded message and the number of the request that it is, or answers. 0: no request."""
 
     request: int
@@ -39,20 +39,20 @@ def encode(message: Message, request: int = 0) -> list[bytes]:
 
 
 def encode_raw(type_: Type, body: dict[str, Any], request: int = 0) -> list[bytes]:
-    """The two frames of a message whose body is at hand as plain values: the hot path of BATCH and
-    RECIPIENTS, where building a struct a row would double the cost. The body must be what the struct of
-    `type_` would have given; tests/property/test_codec.py holds that."""
+    """The two frames of a message whose body is at hand as plain values: the hot path of BATCH,
+    RECIPIENTS and OUTCOMES, where building a struct a row would double the cost. The body must be what the
+    struct of `type_` would have given; tests/property/test_codec.py holds that."""
     return [_HEADER.pack(MAGIC, VERSION, type_, request), pack(body)]
 
 
-def decode(frames: Sequence[bytes], accepted: Set[Type]) -> Envelope:
+def decode(frames: Sequence[bytes], accepted: Set[Type]) -> Decoded:
     """The message in `frames`, if it is of an accepted type.
 
     Raises WireError: not ours, another version, a type that isn't accepted here, too long, or a body that
     isn't what its type says; the message names the field.
     """
     request, type_, body = split(frames, accepted)
-    return Envelope(request, decode_body(type_, body))
+    return Decoded(request, decode_body(type_, body))
 
 
 def split(frames: Sequence[bytes], accepted: Set[Type]) -> tuple[int, Type, bytes]:
@@ -131,7 +131,7 @@ def unpack_counts(packed: bytes) -> dict[int, int]:
 
 
 def pack_struct(value: msgspec.Struct) -> bytes:
-    """A struct on its own, for the journal and the outcome log."""
+    """A struct on its own, for the journal."""
     return pack(_plain(value))
 
 

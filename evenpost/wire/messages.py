@@ -140,11 +140,7 @@ __all__ = [
 ]
 
 
-def _types() -> dict[Type, type[Message]]:
-    return {cls.TYPE: cls for cls in Message.__subclasses__()}
-
-
-BY_TYPE: dict[Type, type[Message]] = _types()
+BY_TYPE: dict[Type, type[Message]] = {cls.TYPE: cls for cls in Message.__subclasses__()}
 """The struct of each type."""
 
 FROM_CLIENT: frozenset[Type] = frozenset(

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from client import Campaign, Client
+from tests.servers.base import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
@@ -26,13 +27,6 @@ def tool(name: str) -> str:
     if not found:
         raise click.ClickException(f"{name} is missing: apt-get install postfix")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:
@@ -176,11 +170,11 @@ def newsletter(recipients: int) -> Campaign:
 class Repeatable:
     """An iterable that can be read twice and is never held."""
 
-    def __init__(self, make: object) -> None:
+    def __init__(self, make: Callable[[], Iterator[dict[str, str]]]) -> None:
         self._make = make
 
     def __iter__(self) -> Iterator[dict[str, str]]:
-        return self._make()  # type: ignore[operator, no-any-return]  # a generator function
+        return self._make()
 
 
 def message_bytes(campaign: Campaign) -> int:

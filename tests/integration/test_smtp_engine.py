@@ -532,13 +532,21 @@ async def test_idle_and_worn_connections_are_closed() -> None:
         await asyncio.wait_for(connection.gone, 10)
         assert pool.open == 0
     seen: list[str] = []
+
+    class Watcher:
+        def opened(self, seconds: float, *, tls: bool) -> None:
+            seen.append("opened")
+
+        def closed(self, messages: int, reason: Result | None) -> None:
+            seen.append("closed")
+
     async with serving(taking(99, None)) as port:
-        pool = Pool(config(port, max_messages=2), on_event=lambda name, fields: seen.append(name))
+        pool = Pool(config(port, max_messages=2), watcher=Watcher())
         batch = Messages(5)
         await pool.run(batch)
         await pool.close()
     assert batch.kinds == {"sent": 5}
-    assert seen == ["smtp_connection_opened", "smtp_connection_closed"] * 3, "never two at once"
+    assert seen == ["opened", "closed"] * 3, "never two at once"
 
 
 @on_both_loops

@@ -99,7 +99,7 @@ class FakeBroker:
         self.expect(messages.Heartbeat)
         self.send(messages.Error("not_found", "who are you?"))
 
-    def _note(self, received: codec.Envelope) -> None:
+    def _note(self, received: codec.Decoded) -> None:
         match received.message:
             case messages.Heartbeat() as heartbeat:
                 self.heartbeats.append(heartbeat)

@@ -6,9 +6,8 @@ from worker.smtp.reply import Reply
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """Extensions in use here, and the names of all. A server that knows only HELO has none."""
+    """Extensions in use here. A server that knows only HELO has none."""
 
-    names: frozenset[str] = frozenset()
     pipelining: bool = False
     starttls: bool = False
     smtputf8: bool = False
@@ -34,7 +33,6 @@ def parse(reply: Reply) -> Capabilities:
         elif name == "SIZE" and parameters and parameters[0].isascii() and parameters[0].isdigit():
             size_bytes_max = int(parameters[0][:18])
     return Capabilities(
-        names=frozenset(names),
         pipelining="PIPELINING" in names,
         starttls="STARTTLS" in names,
         smtputf8="SMTPUTF8" in names,

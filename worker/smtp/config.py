@@ -1,7 +1,6 @@
 """One SMTP server: where it is, how to log in, how long to wait, when to hang up."""
 
 import ipaddress
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -75,7 +74,7 @@ class ServerConfig:
             raise ConfigError("auth is empty, but there is a user to log in")
         if self.password and not self.username:
             raise ConfigError("there is a password, but no user: smtp://USER@HOST")
-        if self.cleartext_auth and not self.is_loopback:
+        if self.cleartext_auth and not _is_loopback(self.host):
             raise ConfigError(
                 "cleartext_auth would send the password readable over the network: it is for "
                 "loopback addresses only. Use tls=required or smtps://"
@@ -91,19 +90,13 @@ class ServerConfig:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0")
 
-    @property
-    def is_loopback(self) -> bool:
-        if _is_address(self.host):
-            return ipaddress.ip_address(self.host).is_loopback
-        return self.host.lower() == "localhost"
-
     @classmethod
     def from_url(cls, url: str, *, password: str = "", timeouts: Timeouts | None = None) -> "ServerConfig":
         """`smtp://[USER@]HOST[:PORT][?tls=required&ca_file=...]`, or `smtps://` for TLS from the start.
 
         The port is 25, or 587 with a user; smtps has 465. TLS is required with a user, off on
         loopback without one, otherwise used where it is offered. Parameters: tls, verify, ca_file,
-        auth, cleartext_auth, helo, max_messages, max_age, idle.
+        auth, cleartext_auth, helo.
         """
         try:
             parts = urlsplit(url)
@@ -128,9 +121,8 @@ class ServerConfig:
             if tls not in ("", "implicit"):
                 raise ConfigError(f"smtps:// means tls=implicit, not tls={tls}: for STARTTLS use smtp://")
             tls = "implicit"
-        loopback = host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
         if not tls:
-            clear = "none" if loopback else "opportunistic"
+            clear = "none" if _is_loopback(host) else "opportunistic"
             tls = "required" if username and not cleartext else clear
         config = cls(
             host=host,
@@ -143,9 +135,6 @@ class ServerConfig:
             verify=_flag(parameters, "verify", True),
             ca_file=parameters.pop("ca_file", ""),
             helo_name=parameters.pop("helo", ""),
-            max_messages=int(_number(parameters, "max_messages", 1000)),
-            max_age_s=_number(parameters, "max_age", 300.0),
-            idle_s=_number(parameters, "idle", 30.0),
             timeouts=timeouts or Timeouts(),
         )
         if parameters:
@@ -159,6 +148,12 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_loopback(host: str) -> bool:
+    if _is_address(host):
+        return ipaddress.ip_address(host).is_loopback
+    return host.lower() == "localhost"
 
 
 def _parameters(query: str) -> dict[str, str]:
@@ -175,17 +170,6 @@ def _flag(parameters: dict[str, str], name: str, default: bool) -> bool:
     if value not in ("yes", "no", "true", "false", "1", "0"):
         raise ConfigError(f"{name}={value} should be yes or no")
     return value in ("yes", "true", "1")
-
-
-def _number(parameters: dict[str, str], name: str, default: float) -> float:
-    value = parameters.pop(name, str(default))
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{name}={value} should be a number")
-    return number
 
 
 def _hidden(url: str) -> str:

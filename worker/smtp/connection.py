@@ -88,8 +88,7 @@ class Connection(asyncio.Protocol):
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self.messages = 0
         """Messages begun on it."""
-        self.times: dict[str, float] = {}
-        """The loop's time of each stage: dialling, connected, tls, ready, closed, gone."""
+        self.has_tls = False
 
     # -- what the owner does ------------------------------------------------------------------
 
@@ -152,7 +151,6 @@ class Connection(asyncio.Protocol):
     async def _open(self) -> None:
         config, timeouts = self._config, self._config.timeouts
         where = f"{config.host}:{config.port}"
-        self.times["dialling"] = self._loop.time()
         implicit = config.tls == "implicit"
         try:
             async with asyncio.timeout(timeouts.connect):
@@ -204,7 +202,7 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         self._transport = transport
-        self.times["tls"] = self._loop.time()
+        self.has_tls = True
         self._client.tls_established()
         self._write()
         await self._waiter
@@ -216,12 +214,11 @@ class Connection(asyncio.Protocol):
         if self.closed is not None:
             transport.abort()
             return
-        self.times["connected"] = self._progress_at = self._loop.time()
+        self._progress_at = self._loop.time()
         self._worn_at = self._progress_at + self._config.max_age_s
-        if self._config.tls == "implicit":
-            self.times["tls"] = self.times["connected"]
+        self.has_tls = self._config.tls == "implicit"
         helo_name = self._config.helo_name or _own_name(transport)
-        self._client.start(helo_name, tls_active=self._config.tls == "implicit")
+        self._client.start(helo_name, tls_active=self.has_tls)
         self._tick()
 
     def data_received(self, data: bytes) -> None:
@@ -263,7 +260,6 @@ class Connection(asyncio.Protocol):
                     self._end(event)
                     return
                 case Ready():
-                    self.times["ready"] = self._loop.time()
                     self._wake()
                 case StartTls():
                     self._tls_wanted = True
@@ -353,7 +349,6 @@ class Connection(asyncio.Protocol):
         """The core says that it is over: a last write, and hang up."""
         self.closed = closed
         self._wanted = self._content = None
-        self.times["closed"] = self._loop.time()
         self._cancel_timer()
         if self._transport is not None and not self._transport.is_closing():
             self._write()
@@ -372,7 +367,6 @@ class Connection(asyncio.Protocol):
     def _set_gone(self) -> None:
         self._cancel_timer()
         if not self.gone.done():
-            self.times["gone"] = self._loop.time()
             self.gone.set_result(None)
             if self._on_gone is not None:
                 self._on_gone(self)

@@ -1,10 +1,9 @@
 """What may go between DATA and the final dot.
 
-Content is checked and dot-stuffed here, once, and nowhere else. The type says that it has been done:
-the engine takes only `WireContent`. It consists of whole lines that end in CRLF, none of them longer
-than 998 bytes, none starting with an undoubled dot, without the terminating dot. That makes it
-closed under concatenation: a composer may encode the constant parts of a campaign once, the fields
-of each recipient by themselves, and join them.
+The engine takes only `WireContent`, and doesn't look into it. It consists of whole lines that end in
+CRLF, none of them longer than 998 bytes, none starting with an undoubled dot, without the terminating
+dot. `encode` makes it of any message and refuses what can't be sent. What evenpost.compose makes is
+such content as it stands, which tests/property/test_compose.py holds; so it isn't looked through again.
 """
 
 from typing import NewType

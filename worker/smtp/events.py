@@ -2,7 +2,6 @@
 
 import msgspec
 
-from worker.smtp.capabilities import Capabilities
 from worker.smtp.outcome import Result
 
 
@@ -26,8 +25,6 @@ class StartTls(msgspec.Struct, frozen=True):
 
 class Ready(msgspec.Struct, frozen=True):
     """The session takes envelopes."""
-
-    capabilities: Capabilities
 
 
 class ContentWanted(msgspec.Struct, frozen=True):

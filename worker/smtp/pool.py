@@ -7,8 +7,8 @@ greeting for minutes, and that must hold up nobody who has another way.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from worker.smtp.config import ServerConfig
 from worker.smtp.connection import Batch, Connection, tls_context
@@ -23,24 +23,32 @@ SWEEP_S = 1.0
 
 _STOPS = failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
 
-OnEvent = Callable[[str, dict[str, object]], None]
+
+class Watcher(Protocol):
+    """Hears of each connection."""
+
+    def opened(self, seconds: float, *, tls: bool) -> None:
+        """It takes messages; `seconds` after its dialling began."""
+
+    def closed(self, messages: int, reason: Result | None) -> None:
+        """It has ended, or couldn't be opened; None after a QUIT that we wanted."""
 
 
 class Pool:
     """Runs batches, each over one connection at a time. A batch in flight is a connection in use."""
 
-    def __init__(self, config: ServerConfig, *, on_event: OnEvent | None = None) -> None:
-        """`on_event(name, fields)` hears of each connection: smtp_connection_opened, ..._closed."""
+    def __init__(self, config: ServerConfig, *, watcher: Watcher | None = None) -> None:
         self.config = config
         self._limit = config.max_connections
         self._tls = tls_context(config)
-        self._on_event = on_event or (lambda name, fields: None)
+        self._watcher = watcher
+        self._loop = asyncio.get_running_loop()
         self._idle: list[tuple[Connection, float]] = []  # and since when; the last one is used first
         self._connections: set[Connection] = set()  # open or opening
         self._busy = 0
         self._queue: deque[asyncio.Future[None]] = deque()  # runs that wait for a slot
         self._sweeper: asyncio.TimerHandle | None = None
-        self._turn: Turn | None = None  # a pool may be made before its loop runs
+        self._turn = Turn(self._loop)
         self._wanting: deque[asyncio.Future[Connection | Result]] = deque()  # batches without a connection
         self._dials: set[asyncio.Task[None]] = set()
         self._is_closing = False
@@ -89,11 +97,7 @@ class Pool:
 
     async def close(self) -> None:
         """Lets batches end, says QUIT on every connection, returns when all are gone."""
-        self._is_closing = True
-        self._hand_out_slots()
-        self._refuse_all()
-        for dial in self._dials:
-            dial.cancel()
+        self._stop()
         for connection, _ in self._idle:
             connection.quit()
         self._idle.clear()
@@ -102,17 +106,18 @@ class Pool:
 
     def abort(self) -> None:
         """Ends every connection now: messages whose last byte is out become `unknown`."""
-        self._is_closing = True
-        self._hand_out_slots()
-        self._refuse_all()
-        for dial in self._dials:
-            dial.cancel()
+        self._stop()
         for connection in list(self._connections):
             connection.abort("the worker stops")
 
-    def _refuse_all(self) -> None:
+    def _stop(self) -> None:
+        """No batch gets a connection any more."""
+        self._is_closing = True
+        self._hand_out_slots()
         while self._answer(_STOPS):
             pass
+        for dial in self._dials:
+            dial.cancel()
 
     # -- running a batch ----------------------------------------------------------------------
 
@@ -162,7 +167,7 @@ class Pool:
         there is none."""
         if self._idle:
             return self._idle.pop()[0]
-        wanted: asyncio.Future[Connection | Result] = asyncio.get_running_loop().create_future()
+        wanted: asyncio.Future[Connection | Result] = self._loop.create_future()
         self._wanting.append(wanted)
         self._dial_for_all()
         try:
@@ -176,22 +181,20 @@ class Pool:
         """A connection is made for each batch that wants one, as far as the limit goes."""
         wanting = sum(not wanted.done() for wanted in self._wanting)
         while len(self._dials) < wanting and self.open < self.limit:
-            if self._turn is None:
-                self._turn = Turn(asyncio.get_running_loop())
             connection = Connection(self.config, self._tls, turn=self._turn, on_gone=self._forget)
             self._connections.add(connection)
-            dial = asyncio.get_running_loop().create_task(self._dial(connection), name="dial")
+            dial = self._loop.create_task(self._dial(connection), name="dial")
             self._dials.add(dial)
             dial.add_done_callback(partial(self._dialled, connection))
 
     async def _dial(self, connection: Connection) -> None:
+        began_at = self._loop.time()
         refusal = await connection.open()
         if refusal is not None:
             self._answer(refusal)
             return
-        times = connection.times
-        seconds = times["ready"] - times["dialling"]
-        self._on_event("smtp_connection_opened", {"seconds": seconds, "tls": "tls" in times})
+        if self._watcher is not None:
+            self._watcher.opened(self._loop.time() - began_at, tls=connection.has_tls)
         if self._is_closing or self.open > self.limit:
             connection.quit()
         else:
@@ -220,10 +223,9 @@ class Pool:
         """To a batch that wants one, or it is kept."""
         if self._answer(connection):
             return
-        loop = asyncio.get_running_loop()
-        self._idle.append((connection, loop.time()))
+        self._idle.append((connection, self._loop.time()))
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._sweep_delay, self._sweep)
+            self._sweeper = self._loop.call_later(self._sweep_delay, self._sweep)
 
     # -- slots --------------------------------------------------------------------------------
 
@@ -231,7 +233,7 @@ class Pool:
         if self._busy < self._limit or self._is_closing:
             self._busy += 1
             return
-        waiting = asyncio.get_running_loop().create_future()
+        waiting = self._loop.create_future()
         self._queue.append(waiting)
         try:
             await waiting
@@ -257,8 +259,9 @@ class Pool:
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
-        reason = connection.closed.reason if connection.closed is not None else None
-        self._on_event("smtp_connection_closed", {"messages": connection.messages, "reason": reason})
+        if self._watcher is not None:
+            reason = connection.closed.reason if connection.closed is not None else None
+            self._watcher.closed(connection.messages, reason)
         if self._wanting and not self._is_closing:
             self._dial_for_all()
 
@@ -267,8 +270,7 @@ class Pool:
         return min(SWEEP_S, self.config.idle_s / 4)
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         kept = []
         for connection, since in self._idle:
             if now - since >= self.config.idle_s or connection.is_worn:
@@ -276,7 +278,7 @@ class Pool:
             else:
                 kept.append((connection, since))
         self._idle = kept
-        self._sweeper = loop.call_later(self._sweep_delay, self._sweep) if kept else None
+        self._sweeper = self._loop.call_later(self._sweep_delay, self._sweep) if kept else None
 
 
 class _Progress:

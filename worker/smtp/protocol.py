@@ -284,7 +284,7 @@ class SmtpClient:
             case Next.READY:
                 self.is_ready = True
                 self.capabilities = self._handshake.capabilities
-                self._events.append(Ready(self.capabilities))
+                self._events.append(Ready())
 
     def _receive_mail_or_rcpt(self, stage: Stage, reply: Reply) -> None:
         if 200 <= reply.code < 300:

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -241,14 +242,11 @@ async def test_a_template_that_cannot_be_is_refused_first(broker: FakeBroker) ->
 
 
 async def test_all_columns_that_the_list_lacks_are_named_with_what_was_meant(
-    broker: FakeBroker, tmp_path: object
+    broker: FakeBroker, tmp_path: Path
 ) -> None:
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
-    (folder / "list.csv").write_text("email,First name,city\na@example.com,Anna,Rome\n")
+    (tmp_path / "list.csv").write_text("email,First name,city\na@example.com,Anna,Rome\n")
     given = campaign(
-        recipients=folder / "list.csv", subject="{{ first_nam }}", text="a\n{{ citty }} {{ x|default('') }}"
+        recipients=tmp_path / "list.csv", subject="{{ first_nam }}", text="a\n{{ citty }} {{ x|default('') }}"
     )
     async with async_client(broker) as client:
         with pytest.raises(InputError) as caught:

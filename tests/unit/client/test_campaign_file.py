@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from client.campaign_file import Campaign
+from client import Campaign
 from client.input_attachments import read_attachment
-from client.input_campaign import checked
+from client.input_check import checked
 from client.input_times import parse_time
 from client.problems import InputError, Problem
 from evenpost.wire.codec import unpack_values
@@ -155,28 +155,13 @@ def test_syntax_errors_have_line_and_column(folder: Path) -> None:
         Campaign.load(folder / "latin.toml")
 
 
-def test_keywords_and_options_beat_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keywords_beat_the_file(folder: Path) -> None:
     campaign = load(folder, MINIMAL + 'text = "body.txt"\n',
                     subject="New", recipients=["b@example.com"], pool=None)  # fmt: skip
     assert campaign.subject == "New"
     assert not campaign.reads_file
-    other = folder / "other"
-    other.mkdir()
-    monkeypatch.chdir(folder)
-    (other / "campaign.toml").write_text('from = "n@example.com"\nsubject = "Hi"\ntext = "gone.txt"\n')
-    options = {
-        "text": "body.txt",
-        "recipients": Path("list.csv"),
-        "attachments": ("offer.pdf",),
-        "pool": None,
-    }
-    campaign = Campaign.from_options(options, other / "campaign.toml")
     assert campaign.text == "Dear {{ name }}\n"
-    assert campaign.recipients == Path("list.csv")
-    assert [part.filename for part in campaign.template().attachments] == ["offer.pdf"]
-    with pytest.raises(InputError) as caught:
-        Campaign.from_options({"html": "none.html"})
-    assert {p.field for p in caught.value.problems} == {"html", "from", "subject", "recipients"}
+    assert campaign.pool is None
 
 
 @pytest.mark.parametrize(
@@ -233,6 +218,12 @@ def test_inline_images_and_the_html(folder: Path) -> None:
         read_attachment(folder / "logo.png", cid="a b")
     with pytest.raises(ValueError, match="content type"):
         read_attachment(folder / "logo.png", content_type="png")
+
+
+def test_what_is_odd_in_a_file_is_told_once(folder: Path) -> None:
+    text = MINIMAL + 'text = "body.txt"\nhtml = "<p>"\nstart_at = "2126-05-01T09:00"\n'
+    campaign = load(folder, text + 'attachments = [{ path = "logo.png", inline = true }]\n')
+    assert sorted(p.field for p in campaign.warnings) == ["attachments", "start_at"]
 
 
 def test_campaign_is_kept_whole() -> None:

@@ -13,17 +13,22 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from client.cli import SECTIONS, cli
+from evenpost import __version__
 from evenpost.wire.errors import Code
 from evenpost.wire.messages import (
     Attempt,
+    Cancel,
+    Done,
     Error,
     Message,
     OpenCampaign,
     Pause,
     RetryFailed,
     Type,
+    Watch,
     WatchUpdate,
 )
 from tests.unit.client.fake_broker import WORKER, FakeBroker, row, status
@@ -80,7 +85,7 @@ def test_every_command_is_listed_and_teaches() -> None:
 
 
 def test_the_version_and_the_completion_scripts() -> None:
-    assert run("--version").output.startswith("evenpost ") or "0." in run("--version").output
+    assert run("--version").output == f"cli {__version__}\n"  # by the console script: "evenpost"
     for shell in ("zsh", "fish"):
         assert "_EVENPOST_COMPLETE" in run("completion", shell).output
     assert run("completion", "csh").exit_code == 2
@@ -239,6 +244,38 @@ def test_wait_prints_the_end_and_exits_by_it(broker: FakeBroker, folder: Path) -
     assert json.loads(result.stdout)["status"]["counts"] == {"sent": 1, "bounced": 1}
 
 
+def test_wait_on_a_pipe_says_what_it_waits_for(broker: FakeBroker, folder: Path) -> None:
+    def waiting(words: str) -> WatchUpdate:
+        return WatchUpdate([replace(status(total=2), waiting_for=words)], [])
+
+    finished = status(state="finished", total=2, sent=2)
+    broker.statuses = [status(total=2)]
+    reasons = ["due again in 9 s", "due again in 8 s", "", "due again in 7 s", "no worker", ""]
+    told = [waiting(words) for words in reasons]
+
+    def watch(message: Message) -> Message | None:
+        if not isinstance(message, Watch):
+            return None
+        if told:
+            return told.pop(0)
+        broker.statuses = [finished]
+        return WatchUpdate([finished], [])
+
+    broker.answer = watch
+    result = run("submit", folder / "campaign.toml", "--wait", "--submission-id", "s", broker=broker)
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stderr.splitlines() if "waits" in line] == [
+        f"Campaign c1 waits: {words}." for words in ("due again in 9 s", "due again in 7 s", "no worker")
+    ]
+    assert result.stdout.endswith("finished in 1 min 0 s: 2 sent.\n")
+    told = [waiting("no worker")]
+    broker.statuses = [status(total=2)]
+    result = run(
+        "submit", folder / "campaign.toml", "--wait", "--submission-id", "s", "--json", broker=broker
+    )
+    assert result.stderr == "" and json.loads(result.stdout)["status"]["state"] == "finished"
+
+
 def test_send(broker: FakeBroker, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("Dear {{ name }}")
     arguments = ["send", "--to", "a@example.com", "--from", "b@example.com", "--subject", "S {{ name }}"]
@@ -318,6 +355,13 @@ def test_report_in_each_format(broker: FakeBroker, tmp_path: Path) -> None:
     assert run("report", "c9", broker=broker).exit_code == 2
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "0"])
+def test_seconds_are_finite_numbers(number: str) -> None:
+    for arguments in (["status", "--timeout", number], ["watch", "--interval", number]):
+        result = run(*arguments)
+        assert result.exit_code == 2 and arguments[1] in result.stderr
+
+
 def test_steering(broker: FakeBroker) -> None:
     for command, name in (("pause", "c1"), ("resume", "c1"), ("drain", "w1"), ("ready", "w1")):
         assert run(command, name, broker=broker).exit_code == 0
@@ -325,6 +369,9 @@ def test_steering(broker: FakeBroker) -> None:
     result = run("retry-failed", "c1", "--only", "held", "--json", broker=broker)
     assert json.loads(result.stdout) == {"campaign": "c1", "changed": 7}
     assert RetryFailed("c1", ["held"]) in broker.seen
+    broker.answer = lambda message: Done(1) if isinstance(message, Cancel | RetryFailed) else None
+    assert "1 message will not be sent" in run("cancel", "c1", broker=broker).stdout
+    assert "1 message of c1 will be tried" in run("retry-failed", "c1", broker=broker).stdout
 
     def refuse(message: Message) -> Message | None:
         return Error(Code.WRONG_STATE, "it has ended") if isinstance(message, Pause) else None

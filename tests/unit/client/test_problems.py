@@ -1,6 +1,6 @@
 import pytest
 
-from client.problems import InputError, Problem, ProblemLog, shown
+from client.problems import InputError, Problem, ProblemLog, counted, shown
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,11 @@ def test_input_error_counts() -> None:
     error = InputError([Problem("x", "why")], total=1_200)
     assert error.message == str(error) == "why (and 1,199 more)"
     assert error.code == "bad_input"
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 rows"), (1, "1 row"), (4_998, "4,998 rows")])
+def test_counted(number: int, words: str) -> None:
+    assert counted(number, "row") == words
 
 
 def test_shown_hides_nothing_and_ends() -> None:

@@ -170,11 +170,11 @@ def test_line_without_end_is_refused(write: Any) -> None:
 
 def test_email_column_and_excels_sep_line(write: Any) -> None:
     path = write("sep=|\nemail|Contact|x\n-|a@example.com|1\n")
-    checked, rows = read(path, ["x", "mail"][:1], email_column="contact")
+    checked, rows = read(path, ["x"], email_column="contact")
     assert rows == [("a@example.com", ["1"])]
     assert checked.problems_total == 0
     path = write("sep=;\nemail\nbad\n")
-    assert told(read_all(path)) == [("bad_address", 3, "email"), ("empty", 0, "")][::-1]
+    assert told(read_all(path)) == [("empty", 0, ""), ("bad_address", 3, "email")]
 
 
 def read_all(source: RecipientSource, fields: Sequence[str] = ()) -> Checked:
@@ -335,7 +335,7 @@ def test_standard_input_and_pipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     writer.join()
 
 
-def test_chunks_are_bounded_and_can_be_resumed(write: Any) -> None:
+def test_chunks_are_bounded_and_the_same_each_time(write: Any) -> None:
     path = write("email,n\n" + "".join(f"a{i}@example.com,{'x' * (i % 97)}\n" for i in range(4_321)))
     with RecipientList.open(path, fields=["n"]) as recipients:
         whole = [row for chunk in recipients.chunks() for row in chunk]
@@ -346,8 +346,7 @@ def test_chunks_are_bounded_and_can_be_resumed(write: Any) -> None:
             assert all(0 < len(chunk) <= rows_max for chunk in chunks)
             if bytes_max > 1:
                 assert all(sum(len(a) + len(v) + 10 for a, v in chunk) <= bytes_max for chunk in chunks)
-            assert list(recipients.chunks(rows_max, bytes_max, start=3)) == chunks[3:]
-        assert list(recipients.chunks(start=100)) == []
+            assert list(recipients.chunks(rows_max, bytes_max)) == chunks
 
 
 def test_changed_file_is_noticed(write: Any) -> None:
@@ -431,7 +430,7 @@ def test_newsletter_example_is_good() -> None:
     folder = Path(__file__).parents[3] / "examples" / "newsletter"
     checked, rows = read(folder / "recipients.csv", ["first_name", "loans"], skip_bad=False)
     assert checked.good == len(rows) == 5_000
-    assert json.dumps(rows)
+    assert rows[0] == ("misaki1.garcia-nunez@example.net", ["美咲", "1"])
 
 
 @pytest.mark.parametrize("empty", [",\n", " , \n", "\n", "\t\n", ",,,\n"])

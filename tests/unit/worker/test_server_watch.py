@@ -30,15 +30,15 @@ def test_a_server_that_is_down_does_not_flood_the_log(monkeypatch: pytest.Monkey
     monkeypatch.setattr(clock, "now", lambda: clock.Now(mono, 0))
     watch = ServerWatch(logger)  # type: ignore[arg-type]  # all that it uses
     for _ in range(1_000):
-        watch.connection("smtp_connection_closed", {"reason": REFUSED})
+        watch.closed(0, REFUSED)
     assert [(event, fields["failures"]) for event, fields in logger.events] == [("server.failed", 1)]
     mono = FAILURES_LOGGED_EVERY_S
-    watch.connection("smtp_connection_closed", {"reason": REFUSED})
+    watch.closed(0, REFUSED)
     assert logger.events[-1][1]["failures"] == 1_001
-    watch.connection("smtp_connection_opened", {"seconds": 0.1})
-    watch.connection("smtp_connection_opened", {"seconds": 0.1})
+    watch.opened(0.1, tls=False)
+    watch.opened(0.1, tls=False)
     assert [event for event, _ in logger.events] == ["server.failed", "server.failed", "server.recovered"]
-    watch.connection("smtp_connection_closed", {"reason": REFUSED})  # another failure: told at once
+    watch.closed(0, REFUSED)  # another failure: told at once
     assert logger.events[-1] == (
         "server.failed",
         {"stage": "connect", "code": 0, "reason": REFUSED.text, "failures": 1},
@@ -48,6 +48,6 @@ def test_a_server_that_is_down_does_not_flood_the_log(monkeypatch: pytest.Monkey
 def test_an_idle_connection_that_the_server_closes_is_no_failure() -> None:
     logger = Logger()
     watch = ServerWatch(logger)  # type: ignore[arg-type]  # all that it uses
-    watch.connection("smtp_connection_closed", {"reason": IDLE_421, "messages": 3})
-    watch.connection("smtp_connection_closed", {"reason": None, "messages": 3})
+    watch.closed(3, IDLE_421)
+    watch.closed(3, None)
     assert logger.events == []

@@ -347,7 +347,7 @@ def test_drain() -> None:
     assert game.receive(messages.OutcomesCommitted(2), at=0.6) == []
     out = game.receive(messages.OutcomesCommitted(3), at=0.7)
     assert out[-1] == SendGoodbye("SIGTERM")
-    assert game.receive(messages.GoodbyeOk(), at=0.8) == [Stop(0, "SIGTERM")]
+    assert game.receive(messages.GoodbyeOk(), at=0.8) == [Stop(0)]
     assert game.play(Tick(), at=9) == []
     assert game.session.wake_at() == float("inf")
 
@@ -364,7 +364,7 @@ def test_a_batch_that_crosses_the_goodbye_goes_back_before_the_end() -> None:
     assert game.play(Flushed()) == [SendOutcomes(Report(0, [row(3, 30, "not_sent")], [3]))]
     assert game.session.wake_at() > game.mono  # the goodbye is overdue, and waits for the confirmation
     assert SendGoodbye("SIGTERM") in game.receive(messages.OutcomesCommitted(1), at=1.2)
-    assert game.receive(messages.GoodbyeOk(), at=1.3) == [Stop(0, "SIGTERM")]
+    assert game.receive(messages.GoodbyeOk(), at=1.3) == [Stop(0)]
 
 
 def test_drain_is_over_at_once_where_there_is_nothing_to_tell_and_nobody() -> None:
@@ -384,7 +384,7 @@ def test_drain_waits_for_the_broker_and_then_keeps_the_outcomes() -> None:
     assert game.session.wake_at() == 105
     out = game.play(Tick(), at=5)
     assert names(out) == ["worker.unconfirmed", "Stop"]
-    assert out[-1] == Stop(0, "SIGTERM")
+    assert out[-1] == Stop(0)
 
 
 def test_drain_that_leaves_messages_on_the_wire_fails() -> None:
@@ -395,7 +395,7 @@ def test_drain_that_leaves_messages_on_the_wire_fails() -> None:
     game.play(DrainAsked("SIGTERM"), at=0)
     out = game.play(Tick(), at=5)
     assert names(out) == ["worker.lost_broker", "worker.unfinished", "Stop"]
-    assert out[-1] == Stop(EXIT_UNFINISHED, "SIGTERM")
+    assert out[-1] == Stop(EXIT_UNFINISHED)
 
 
 def test_a_worker_that_was_taken_over_finishes_the_wire_and_tells_nobody() -> None:
@@ -412,7 +412,7 @@ def test_a_worker_that_was_taken_over_finishes_the_wire_and_tells_nobody() -> No
     game.rows.add(row(1, 10))
     out = game.play(BatchEnded(1), at=1.5)
     assert names(out) == ["worker.unconfirmed", "Stop"]
-    assert out[-1] == Stop(EXIT_CONFLICT, "w1 is elsewhere")
+    assert out[-1] == Stop(EXIT_CONFLICT)
 
 
 def test_another_version_ends_the_worker() -> None:
@@ -420,7 +420,7 @@ def test_another_version_ends_the_worker() -> None:
     game.play(Tick(), at=0)
     out = game.receive(messages.Error("bad_version", "update"), at=0.1)
     assert names(out) == ["worker.wrong_version", "worker.draining", "Stop"]
-    assert out[-1] == Stop(EXIT_PROTOCOL, "update")
+    assert out[-1] == Stop(EXIT_PROTOCOL)
 
 
 def test_a_log_that_cannot_be_written_stops_all_and_still_reports() -> None:
@@ -438,7 +438,7 @@ def test_a_log_that_cannot_be_written_stops_all_and_still_reports() -> None:
     game.play(BatchEnded(1), at=0.2)
     game.play(Flushed())
     assert game.receive(messages.OutcomesCommitted(2), at=0.3)[-1] == SendGoodbye("disk full")
-    assert game.receive(messages.GoodbyeOk(), at=0.4) == [Stop(EXIT_LOG, "disk full")]
+    assert game.receive(messages.GoodbyeOk(), at=0.4) == [Stop(EXIT_LOG)]
 
 
 def test_other_refusals_are_logged_and_not_too_often() -> None:
