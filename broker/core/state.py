@@ -4,6 +4,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Literal
 
 from evenpost.wire.messages import Options
 
@@ -258,6 +259,30 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainGroup:
+    """Recipient domains that share limits, because one provider is behind them."""
+
+    name: str
+    names: frozenset[str] = frozenset()
+    """Lower case, IDN as ASCII."""
+    mx: tuple[str, ...] = ()
+    """Also every domain whose best mail exchanger's name ends in one of these."""
+    connections: int = 0
+    """At most so many batches with its messages at once; 0: no limit."""
+    rate: str = ""
+    """evenpost.schedule.rate; empty: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderPool:
+    """The pool of campaigns from a domain that name none themselves."""
+
+    domain: str
+    pool: str
+    overflow: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What an operator can set of the core."""
 
@@ -270,6 +295,15 @@ class Settings:
     """A campaign without `expire_at` expires after this: Postfix's maximal_queue_lifetime."""
     batch_target_s: float = 0.2
     page_rows: int = 4_000
+    policy: Literal["least-connections", "least-time"] = "least-connections"
+    slow_start_s: float = 20.0
+    """A server that came back gets its full share only after this; 0: at once."""
+    reserved_share: float = 0.01
+    """Connections that only urgent campaigns (priority 7 and above) may use, as a part of all."""
+    domains: tuple[DomainGroup, ...] = ()
+    senders: tuple[SenderPool, ...] = ()
+    dispatch_log_s: float = 10.0
+    """The `dispatch` event tells of one pick in this time; 0: of each."""
 
 
 @dataclass(slots=True, eq=False)

@@ -9,11 +9,13 @@ from evenpost.wire.types import (
     Address,
     CampaignState,
     Count,
+    Index,
     Message,
     MessageState,
     Name,
     Options,
     Row,
+    ServerWord,
     Template,
     Type,
 )
@@ -122,6 +124,12 @@ class CampaignStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Messages that two servers are known to have taken."""
     rate: float = 0.0
     """Messages sent a second, lately."""
+    overflow: str | None = None
+    weight: int = 100
+    rate_limit: str = ""
+    window: str = ""
+    eta_at: int | None = None
+    """When the last message will be sent at present rates, quotas and windows; None: nobody can tell."""
     waiting_for: str = ""
     """Why nothing moves, in words; empty where it moves."""
 
@@ -143,7 +151,7 @@ class Watch(Message, frozen=True):
 class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker: str
     server: str
-    state: Literal["ready", "draining", "backing off", "lost", "gone"]
+    state: Literal["ready", "slow start", "throttled", "draining", "maint", "backing off", "lost", "gone"]
     open: Count
     busy: Count
     in_flight: Count
@@ -151,6 +159,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Count
     max_connections: Count
     weight: Count
+    """As configured, or as an operator or the server's agent says."""
     pools: list[str]
     sent: Count
     deferred: Count
@@ -158,6 +167,18 @@ class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: float
     last_seen_at: Count
     reason: str = ""
+    external: Count = 0
+    """Other people's connections to the same server."""
+    load: Count = 0
+    """Connections in use as the balancer counts them: ours and other people's."""
+    key: float = 0.0
+    """The lowest gets the next batch; 0 where it gets none."""
+    seconds_a_message: float = 0.0
+    failure_rate: float = 0.0
+    """Moving average: the part of its batches that the server failed, 0 to 1."""
+    rate_limit: str = ""
+    operator: str = ""
+    """An operator's words that still stand: "drain", "maint", "weight:50", "maxconn:10", or several."""
 
 
 class WatchUpdate(Message, frozen=True):
@@ -267,13 +288,72 @@ class ServersReply(Message, frozen=True):
     workers: list[WorkerStatus]
 
 
-class Drain(Message, frozen=True):
-    """No new batches for this worker until READY; an operator's word outlives restarts."""
+class SetServer(Message, frozen=True):
+    """An operator's word about a worker, in HAProxy's vocabulary. It stays, across restarts, until it is
+    taken back. None leaves a thing as it is."""
 
-    TYPE = Type.DRAIN
+    TYPE = Type.SET_SERVER
     worker: Name
+    state: ServerWord | None = None
+    """`drain`: nothing new. `maint`: nothing at all: what isn't begun is called back. `ready` takes both
+    back."""
+    weight: Annotated[int, msgspec.Meta(ge=0, le=limits.WEIGHT_MAX)] | None = None
+    """0 takes an operator's weight back."""
+    max_connections: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    """0 takes an operator's limit back. It never raises the worker's own."""
 
 
-class Ready(Message, frozen=True):
-    TYPE = Type.READY
-    worker: Name
+class Explain(Message, frozen=True):
+    """Why a campaign, or one message of it, went where it went, or why it waits."""
+
+    TYPE = Type.EXPLAIN
+    campaign: str
+    index: Index | None = None
+
+
+class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why something waits, and until when where that is known."""
+
+    text: str
+    until: int | None = None
+
+
+class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A worker as the balancer sees it for this campaign just now, the lowest key first."""
+
+    worker: str
+    server: str
+    key: float
+    load: int
+    limit: int
+    weight: float
+    """The effective one: after slow start and failures."""
+    why_not: str = ""
+    """Empty where it could take a batch."""
+
+
+class Pick(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a batch was given out."""
+
+    at: int
+    batch: int
+    worker: str
+    key: float
+    runner_up: str
+    """Empty where there was no other."""
+    runner_up_key: float
+
+
+class Explanation(Message, frozen=True):
+    TYPE = Type.EXPLANATION
+    campaign: str
+    index: int | None
+    summary: str
+    """One sentence."""
+    reasons: list[Reason] = []
+    """What holds it up, the weightiest first."""
+    candidates: list[Candidate] = []
+    pick: Pick | None = None
+    """A message's last one, while the broker remembers it."""
+    row: ReportRow | None = None
+    """A message's state and attempts."""

@@ -16,7 +16,7 @@ import msgspec
 from evenpost.wire.errors import Code, WireError
 from evenpost.wire.messages import BODY_BYTES_MAX, BY_TYPE, Message, Type
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"EP"
 _HEADER = struct.Struct("!2sBBQ")
 """Magic, version, type, request number."""

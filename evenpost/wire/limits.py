@@ -48,6 +48,15 @@ NAME_CHARS_MAX = 200
 DIGEST_CHARS_MAX = 128
 """The digest of a list of recipients: room for 512 bits in hexadecimal."""
 
+SCHEDULE_CHARS_MAX = 200
+"""A rate or a sending window as people write it."""
+
+WEIGHT_MAX = 1_000
+"""Of a server or a campaign; 100 is the usual one."""
+
+EXPLANATION_ROWS_MAX = 200
+"""Servers that one explanation goes through, the best first."""
+
 REPLY_CHARS_MAX = 500
 """What is kept of an SMTP reply. RFC 5321 4.5.3.1.5 allows 512 a line; servers send more."""
 

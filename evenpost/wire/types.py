@@ -29,6 +29,17 @@ MessageState = Literal[
 ]  # fmt: skip
 """What the broker says of a message. `held`: its outcome is unknown and a person shall decide."""
 
+ServerWord = Literal["ready", "drain", "maint"]
+"""HAProxy's words for what a server shall get: everything, nothing new, nothing at all."""
+
+RateText = Annotated[str, msgspec.Meta(max_length=limits.SCHEDULE_CHARS_MAX)]
+"""Messages in a time, several at once: "14/s, 50000/day" (evenpost.schedule.rate). Empty: no limit."""
+
+WindowText = Annotated[str, msgspec.Meta(max_length=limits.SCHEDULE_CHARS_MAX)]
+"""When to send: "08:00-20:00 Europe/Berlin" (evenpost.schedule.window). Empty: always."""
+
+Weight = Annotated[int, msgspec.Meta(ge=1, le=limits.WEIGHT_MAX)]
+
 CampaignState = Literal["open", "scheduled", "running", "paused", "finished", "cancelled"]
 
 
@@ -59,8 +70,9 @@ class Type(IntEnum):
     TRACE_PAGE = 21
     SERVERS = 22
     SERVERS_REPLY = 23
-    DRAIN = 24
-    READY = 25
+    SET_SERVER = 24
+    EXPLAIN = 25
+    EXPLANATION = 26
 
     WORKER_HELLO = 64
     WORKER_WELCOME = 65
@@ -129,5 +141,12 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 4
     """0 the least, 9 the most urgent."""
     pool: Name | None = None
-    """Only workers that carry this tag. None: any."""
+    """Only workers that carry this tag. None: the one that the broker's settings name for the sender's
+    domain, else any."""
+    overflow: Name | None = None
+    """Workers with this tag too, while no worker of `pool` can take more."""
+    weight: Weight = 100
+    """Its share beside other campaigns of the same priority."""
+    rate: RateText = ""
+    window: WindowText = ""
     on_unknown: Literal["resend", "hold"] = "resend"

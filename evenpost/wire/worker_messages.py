@@ -12,10 +12,13 @@ from evenpost.wire.types import (
     Message,
     Name,
     OutcomeKind,
+    RateText,
     Row,
     Seconds,
+    ServerWord,
     Template,
     Type,
+    Weight,
 )
 
 
@@ -40,7 +43,9 @@ class WorkerHello(Message, frozen=True):
     """Names its outcome log, made with it. Only one process can hold a log, so a newer incarnation with the
     same log proves that the older one is dead, and that what the log doesn't tell of was never begun."""
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-    weight: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 100
+    weight: Weight = 100
+    rate: RateText = ""
+    """What its server takes; the broker keeps to it, all workers of that server together."""
     pools: Annotated[list[Name], msgspec.Meta(max_length=100)] = []
     holding: Annotated[list[HeldBatch], msgspec.Meta(max_length=limits.HOLDING_BATCHES_MAX)] = []
     outcomes_from: Count = 0
@@ -72,7 +77,10 @@ class Heartbeat(Message, frozen=True):
     limit: Count
     last_batch: Count
     """The newest batch that the worker had seen when it wrote this."""
-    draining: bool = False
+    state: ServerWord = "ready"
+    """What the worker, or its server's agent, wants: `drain` while it ends."""
+    weight: Weight | None = None
+    """What its server's agent says; None: as in the hello."""
 
 
 class HeartbeatAck(Message, frozen=True):
@@ -113,8 +121,9 @@ class Outcome(Row, frozen=True):
     index: Index
     attempt: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     kind: OutcomeKind
-    scope: Literal["recipient", "server"]
-    """Who failed. A server's failure says nothing about the recipient and burns no attempt."""
+    scope: Literal["recipient", "server", "throttled"]
+    """Who failed. A server's failure says nothing about the recipient and burns no attempt; `throttled`: the
+    server is well and wants less."""
     code: Annotated[int, msgspec.Meta(ge=0, le=999)]
     reply: Annotated[str, msgspec.Meta(max_length=limits.REPLY_CHARS_MAX)]
     began_at: Count
