@@ -1,9 +1,11 @@
-"""Clients' questions, answered from memory and journal: STATUS, REPORT, TRACE, SERVERS."""
+"""Clients' questions, answered from memory and journal: STATUS, REPORT, TRACE, EXPLAIN, SERVERS."""
 
 from collections.abc import Callable, Sequence
 
 from broker.core import views
-from broker.core.state import Campaign, State, Stored, index_of
+from broker.core.dispatcher import Dispatcher
+from broker.core.explain import explanation
+from broker.core.state import Campaign, Stored, index_of
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal, ReportLine
 from evenpost.runtime.clock import Now
@@ -18,8 +20,9 @@ Answer = Callable[[wire.Message], None]
 
 
 class Queries:
-    def __init__(self, state: State, journal: Journal, queue: GroupCommit) -> None:
-        self._state = state
+    def __init__(self, core: Dispatcher, journal: Journal, queue: GroupCommit) -> None:
+        self._core = core
+        self._state = core.state
         self._journal = journal
         self._queue = queue
 
@@ -31,7 +34,7 @@ class Queries:
         def read() -> list[wire.CampaignStatus]:
             ids = self._journal.newest_campaigns(request.limit)
             found = (self._state.by_id.get(id_) or self._journal.campaign(id_) for id_ in ids)
-            return [self._status(campaign, now) for campaign in found if campaign is not None]
+            return [self.campaign(campaign, now) for campaign in found if campaign is not None]
 
         self._queue.read(read, lambda statuses: answer(wire.StatusReply(statuses)))
 
@@ -40,13 +43,12 @@ class Queries:
             if campaign is None:
                 answer(_not_found(id_))
             else:
-                answer(wire.StatusReply([self._status(campaign, now)]))
+                answer(wire.StatusReply([self.campaign(campaign, now)]))
 
         self._find(id_, done)
 
-    def _status(self, campaign: Campaign, now: Now) -> wire.CampaignStatus:
-        in_memory = campaign.number in self._state.campaigns
-        return views.campaign_status(campaign, self._state if in_memory else None, now)
+    def campaign(self, campaign: Campaign, now: Now) -> wire.CampaignStatus:
+        return views.campaign_status(campaign, self._state, self._core.balancer, now)
 
     def _find(self, id_: str, done: Callable[[Campaign | None], None]) -> None:
         campaign = self._state.by_id.get(id_)
@@ -116,12 +118,31 @@ class Queries:
             history=[wire.Attempt(*attempt) for attempt in history],
         )
 
-    def servers(self) -> wire.ServersReply:
-        return wire.ServersReply(self.workers())
+    def explain(self, request: wire.Explain, now: Now, answer: Answer) -> None:
+        def done(campaign: Campaign | None) -> None:
+            if campaign is None:
+                answer(_not_found(request.campaign))
+            elif request.index is None:
+                answer(self._explanation(campaign, None, now))
+            elif request.index >= campaign.total:
+                text = f"campaign {campaign.id} has messages 0 to {campaign.total - 1}"
+                answer(wire.Error(Code.NOT_FOUND, text))
+            else:
+                index = request.index
+                page = wire.Report(campaign.id, index - 1, 1)
+                self._queue.read(
+                    lambda: self._report_page(campaign, page),
+                    lambda found: answer(self._explanation(campaign, found.rows[0], now)),
+                )
 
-    def workers(self) -> list[wire.WorkerStatus]:
+        self._find(request.campaign, done)
+
+    def _explanation(self, campaign: Campaign, row: wire.ReportRow | None, now: Now) -> wire.Explanation:
+        return explanation(self._state, self._core.balancer, campaign, row, now)
+
+    def workers(self, now: Now) -> list[wire.WorkerStatus]:
         by_name = sorted(self._state.workers.values(), key=lambda worker: worker.name)
-        return [views.worker_status(worker) for worker in by_name]
+        return [views.worker_status(worker, self._core.balancer, now) for worker in by_name]
 
 
 def _not_found(id_: str) -> wire.Error:

@@ -6,7 +6,6 @@ and flush in groups. Only the flush itself is on another thread.
 
 import contextlib
 import gc
-import hashlib
 import random
 import secrets
 import signal
@@ -28,6 +27,7 @@ from broker.core.commands import (
     ReadRetries,
     Reopen,
     Reply,
+    ResolveMx,
     SendBatch,
     SendTemplate,
     ToWorker,
@@ -37,15 +37,17 @@ from broker.core.events import (
     Event,
     FromClient,
     FromWorker,
+    MxFound,
+    QuotaStored,
     SendFailed,
-    SubmissionOpened,
     Tick,
 )
-from broker.core.state import Campaign
 from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
+from broker.mx import MxLookups
+from broker.opening import Opening
 from broker.queries import Answer, Queries
 from broker.reopening import Reopening
 from broker.settings import Settings
@@ -64,19 +66,6 @@ ROWS_WAITING_MAX = 200_000
 """Rows in front of the journal at which clients are asked to wait: about 50 MB."""
 QUESTIONS_MAX = 4
 """Pages of reports and traces that one client may have open."""
-_CONFIRM = wire.Type.OUTCOMES_COMMITTED
-_ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
-"""Of campaign ids: none that is taken for another when read aloud or copied by hand."""
-
-
-def fingerprint_of(message: wire.OpenCampaign, packed_template: bytes) -> bytes:
-    """What has to be the same for a submission id to be the same submission. Not `start_at` and `expire_at`:
-    "+2h" is another time at each try."""
-    options = message.options
-    hasher = hashlib.blake2b(packed_template, digest_size=16)
-    rest = (message.list_digest, options.name, options.priority, options.pool, options.on_unknown)
-    hasher.update(codec.pack(rest))
-    return hasher.digest()
 
 
 class Broker:
@@ -104,12 +93,14 @@ class Broker:
             uniform=random.SystemRandom().uniform,
             campaigns=self._journal.campaigns(),
             workers=self._journal.workers(),
+            quotas=self._journal.quotas(),
             now=now(),
         )
-        self._next_number = self._journal.next_campaign_number()
         state = self._core.state
-        self._queries = Queries(state, self._journal, self._queue)
+        self._opening = Opening(self._journal, self._queue, self._handle)
+        self._queries = Queries(self._core, self._journal, self._queue)
         self._watchers = Watchers(state, self._queries, self._reply)
+        self._mx = MxLookups(self._wake, self._mx_found, resolver=settings.dns_resolver)
         self._stopping = 0
         self._rejected: dict[tuple[str, str], int] = {}
         self._asking: dict[bytes, int] = {}
@@ -161,7 +152,8 @@ class Broker:
         heartbeat_s = self._settings.core.heartbeat_s
         while not self._stopping:
             time = now()
-            wait_s = max(0.0, min(next_tick - time.mono, self._queue.wait_s(time.mono)))
+            next_at = min(next_tick, self._core.next_at())
+            wait_s = max(0.0, min(next_at - time.mono, self._queue.wait_s(time.mono)))
             ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
             if self._wake_receiver.fileno() in ready:
                 self._drain_wake()
@@ -192,6 +184,9 @@ class Broker:
         with contextlib.suppress(BlockingIOError):  # drained
             while self._wake_receiver.recv(4096):
                 pass
+
+    def _mx_found(self, domain: str, exchanger: str) -> None:
+        self._handle(MxFound(domain, exchanger))
 
     def _signalled(self, number: int, _: Any) -> None:
         self._stopping += 1
@@ -230,19 +225,21 @@ class Broker:
             case wire.Hello():
                 answer(wire.Welcome(self._name, __version__))
             case wire.OpenCampaign():
-                self._open(peer, request, message)
+                self._opening.open(peer, request, message)
             case wire.Status():
                 self._queries.status(message, now(), answer)
             case wire.Watch():
                 self._watchers.watch(peer, request, message, now())
-            case wire.Report() | wire.Trace() if self._asking.get(peer, 0) >= QUESTIONS_MAX:
+            case wire.Report() | wire.Trace() | wire.Explain() if self._asking.get(peer, 0) >= QUESTIONS_MAX:
                 answer(wire.Error(Code.BUSY, f"{QUESTIONS_MAX} of your questions are open: wait"))
             case wire.Report():
                 self._queries.report(message, self._counted(peer, answer))
             case wire.Trace():
                 self._queries.trace(message, self._counted(peer, answer))
             case wire.Servers():
-                answer(self._queries.servers())
+                answer(wire.ServersReply(self._queries.workers(now())))
+            case wire.Explain():
+                self._queries.explain(message, now(), self._counted(peer, answer))
             case wire.Recipients() if self._queue.rows_waiting > ROWS_WAITING_MAX:
                 answer(wire.Error(Code.BUSY, "more recipients are coming in than the disk takes: wait"))
             case _:
@@ -259,20 +256,6 @@ class Broker:
             answer(reply)
 
         return counted
-
-    def _open(self, peer: bytes, request: int, message: wire.OpenCampaign) -> None:
-        packed = codec.pack_struct(message.template)
-        fingerprint = fingerprint_of(message, packed)
-
-        def found(known: Campaign | None) -> None:
-            new_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(10))
-            event = SubmissionOpened(
-                peer, request, message, packed, fingerprint, known, new_id, self._next_number
-            )
-            self._next_number += 1
-            self._handle(event)
-
-        self._queue.read(lambda: self._journal.campaign_by_submission(message.submission), found)
 
     def _report_rejected(self) -> None:
         for (endpoint, message), count in self._rejected.items():
@@ -306,13 +289,17 @@ class Broker:
                     self._handle(event)
                 case Reopen():
                     self._reopen(command)
+                case ResolveMx(domain):
+                    self._mx.look_up(domain)
                 case _:
                     assert_never(command)
 
     def _persist(self, command: Persist) -> None:
-        # A worker doesn't wait for the confirmation of its outcomes; everyone else waits for an answer.
-        confirm = [isinstance(c, ToWorker) and c.message.TYPE is _CONFIRM for c in command.then]
-        self._queue.write(command.changes, lambda: self._execute(command.then), urgent=not all(confirm))
+        self._queue.write(
+            command.changes,
+            lambda: self._execute(command.then),
+            urgent=not all(map(_can_wait, command.then)),
+        )
 
     def _send(self, router: zmq.Socket[bytes], peer: bytes, frames: list[bytes]) -> bool:
         """False where the peer has gone or doesn't read."""
@@ -346,3 +333,14 @@ class Broker:
             self._reply(command.peer, command.request, error)
 
         Reopening(command, self._journal, self._queue, self._handle, refuse).start()
+
+
+def _can_wait(then: Reply | ToWorker | Raise) -> bool:
+    """A worker doesn't wait for the confirmation of its outcomes, nor a rate for its allowance, which is told
+    of early; everyone else waits for an answer."""
+    match then:
+        case ToWorker(_, message):
+            return message.TYPE is wire.Type.OUTCOMES_COMMITTED
+        case Raise(event):
+            return isinstance(event, QuotaStored)
+    return False

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.core import views
 from broker.core.state import State
 from broker.queries import Queries
 from evenpost.runtime.clock import Now
@@ -52,15 +51,15 @@ class Watchers:
 
     def _update(self, peer: bytes, request: int, watcher: _Watcher, now: Now) -> None:
         def tell(campaigns: list[wire.CampaignStatus]) -> None:
-            self._send(peer, request, wire.WatchUpdate(campaigns, self._queries.workers()))
+            self._send(peer, request, wire.WatchUpdate(campaigns, self._queries.workers(now)))
 
         if watcher.campaign is None:
             running = [c for c in self._state.campaigns.values() if c.stored][:CAMPAIGNS_MAX]
-            tell([views.campaign_status(campaign, self._state, now) for campaign in running])
+            tell([self._queries.campaign(campaign, now) for campaign in running])
             return
         campaign = self._state.by_id.get(watcher.campaign)
         if campaign is not None:
-            tell([views.campaign_status(campaign, self._state, now)])
+            tell([self._queries.campaign(campaign, now)])
             return
 
         def ended(answer: wire.Message) -> None:

@@ -13,7 +13,18 @@ from client.input_campaign import Campaign
 from client.problems import InputError, Problem
 from client.submission_plan import Receipt
 from client.sync_api import Client
-from evenpost.wire.messages import Attachment, Attempt, CampaignStatus, ReportRow, WatchUpdate, WorkerStatus
+from evenpost.wire.messages import (
+    Attachment,
+    Attempt,
+    CampaignStatus,
+    Candidate,
+    Explanation,
+    Pick,
+    Reason,
+    ReportRow,
+    WatchUpdate,
+    WorkerStatus,
+)
 
 __all__ = [
     "AsyncClient",
@@ -21,10 +32,14 @@ __all__ = [
     "Attempt",
     "Campaign",
     "CampaignStatus",
+    "Candidate",
     "Client",
     "ClientError",
+    "Explanation",
     "InputError",
+    "Pick",
     "Problem",
+    "Reason",
     "Receipt",
     "ReportRow",
     "WatchUpdate",

@@ -1,13 +1,14 @@
 """`AsyncClient`: everything a client can ask of a broker, for asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from client.addresses import AddressError, clean_address
 from client.api_connection import Connection, Stream
+from client.api_steering import Steering
 from client.errors import BAD_INPUT, CLOSED, ClientError
 from client.input_campaign import Campaign
 from client.session import Timing
@@ -17,19 +18,14 @@ from evenpost.wire import limits
 from evenpost.wire.errors import Code
 from evenpost.wire.messages import (
     CampaignStatus,
-    Cancel,
-    Done,
-    Drain,
+    Explain,
+    Explanation,
     Hello,
     Message,
     MessageState,
-    Pause,
-    Ready,
     Report,
     ReportPage,
     ReportRow,
-    Resume,
-    RetryFailed,
     Servers,
     ServersReply,
     Status,
@@ -48,12 +44,11 @@ CONNECT_TIMEOUT_S = 5.0
 PAGE_ROWS = 2_000
 """Rows of a report asked for at once."""
 
-RetryState = Literal["bounced", "expired", "held"]
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(Steering):
     """A client of one broker.
 
         async with AsyncClient("tcp://127.0.0.1:5550") as client:
@@ -242,36 +237,32 @@ class AsyncClient:
             address = clean_address(address)  # as a list's addresses are: `bücher.example` is in Punycode
         return (await self._ask(Trace(address, limit), TracePage)).rows
 
+    async def explain(
+        self, campaign: str, index: int | None = None, *, address: str | None = None
+    ) -> Explanation:
+        """Why a campaign, or one message of it, went where it went, or why it waits.
+
+        A message is named by its `index` in the list (from 0; ReportRow has it) or by its `address`. Raises
+        ClientError (`not_found`) where there is no such campaign or message.
+        """
+        if address is not None:
+            if index is not None:
+                raise ClientError(BAD_INPUT, "a message is named by its index or by its address, not by both")
+            index = await self._index_of(campaign, address)
+        if index is not None and not 0 <= index <= limits.RECIPIENTS_MAX:
+            raise ClientError(BAD_INPUT, f"{index} is no index: the first recipient's is 0")
+        return await self._ask(Explain(campaign, index), Explanation)
+
+    async def _index_of(self, campaign: str, address: str) -> int:
+        for row in await self.trace(address, limit=limits.PAGE_ROWS_MAX):
+            if row.campaign == campaign:
+                return row.index
+        await self.status(campaign)  # says so where there is no such campaign at all
+        raise ClientError(Code.NOT_FOUND, f"campaign {campaign} has no message to {address}")
+
     async def servers(self) -> list[WorkerStatus]:
         """All workers that the broker knows, each in front of one SMTP server."""
         return (await self._ask(Servers(), ServersReply)).workers
-
-    # --- steering -------------------------------------------------------------------------------
-
-    async def pause(self, campaign: str) -> None:
-        """Sends nothing more of a campaign until `resume`; what is on the wire is finished."""
-        await self._ask(Pause(campaign), Done)
-
-    async def resume(self, campaign: str) -> None:
-        """Takes a paused campaign up again."""
-        await self._ask(Resume(campaign), Done)
-
-    async def cancel(self, campaign: str) -> int:
-        """Ends a campaign: what isn't sent yet is never sent. Returns how many messages that were."""
-        return (await self._ask(Cancel(campaign), Done)).changed
-
-    async def retry_failed(self, campaign: str, *, only: Sequence[RetryState] = ()) -> int:
-        """Sends the failed messages of a campaign once more: bounced, expired and held ones, or `only` some
-        of these. Returns how many."""
-        return (await self._ask(RetryFailed(campaign, list(only)), Done)).changed
-
-    async def drain(self, worker: str) -> None:
-        """Gives a worker nothing more until `ready`, across restarts too."""
-        await self._ask(Drain(worker), Done)
-
-    async def ready(self, worker: str) -> None:
-        """Takes back `drain`."""
-        await self._ask(Ready(worker), Done)
 
     # --- for the synchronous client and the command line ------------------------------------------
 

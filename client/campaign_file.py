@@ -14,13 +14,16 @@ from client.problems import InputError, Problem, not_utf8, shown
 
 _PLAIN_KEYS = (
     "subject", "reply_to", "envelope_from", "to_name", "headers", "name", "start_at", "expire_at",
-    "priority", "pool", "on_unknown", "submission_id", "encoding", "delimiter", "email_column",
+    "priority", "pool", "overflow", "weight", "rate", "window", "on_unknown", "submission_id",
+    "encoding", "delimiter", "email_column",
 )  # fmt: skip
 _KEYS = ("from", "html", "text", "recipients", "attachments", *_PLAIN_KEYS)
 _MEANT = {
     "sender": "from", "to": "recipients", "list": "recipients", "body": "html", "title": "subject",
     "attachment": "attachments", "header": "headers", "return_path": "envelope_from",
     "expires": "expire_at", "start": "start_at", "send_at": "start_at",
+    "rate_limit": "rate", "limit": "rate", "throttle": "rate", "send_window": "window", "hours": "window",
+    "overflow_pool": "overflow", "fallback_pool": "overflow", "share": "weight",
 }  # fmt: skip
 _ATTACHMENT_KEYS = ("path", "filename", "content_type", "cid", "inline")
 _RECIPIENTS_KEYS = ("path", "encoding", "delimiter", "email_column")

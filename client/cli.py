@@ -3,16 +3,18 @@
 import click
 from click.shell_completion import get_completion_class
 
+from client.cli_explain import explain
 from client.cli_look import report, servers, status, trace, watch
-from client.cli_steer import cancel, drain, pause, ready, resume, retry_failed
+from client.cli_steer import cancel, drain, maint, maxconn, pause, ready, resume, retry_failed, weight
 from client.cli_submit import send, submit
 from client.cli_up import up
 from evenpost.runtime import settings
 
 SECTIONS = {
     "Send": ("submit", "send"),
-    "Look": ("status", "watch", "report", "trace", "servers"),
-    "Steer": ("pause", "resume", "cancel", "retry-failed", "drain", "ready"),
+    "Look": ("status", "watch", "report", "trace", "explain", "servers"),
+    "Steer": ("pause", "resume", "cancel", "retry-failed"),
+    "Servers": ("drain", "maint", "ready", "weight", "maxconn"),
     "Run": ("up", "completion"),
 }
 
@@ -43,6 +45,7 @@ def cli() -> None:
       evenpost submit campaign.toml --wait         sends it and waits for the end
       evenpost status                              lists the campaigns
       evenpost report CAMPAIGN --only failed       says what wasn't sent, and why
+      evenpost explain CAMPAIGN                    says why it waits, or where it goes
 
     \b
     Exit status: 0 done (or all sent), 1 finished with failures, 2 bad input, 3 no broker, 130 Ctrl-C.
@@ -64,8 +67,8 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "evenpost", "_EVENPOST_COMPLETE").source())
 
 
-for each in (submit, send, status, watch, report, trace, servers, pause, resume, cancel, retry_failed, drain,
-             ready, up, completion):  # fmt: skip
+for each in (submit, send, status, watch, report, trace, explain, servers, pause, resume, cancel,
+             retry_failed, drain, maint, ready, weight, maxconn, up, completion):  # fmt: skip
     cli.add_command(each)
 
 

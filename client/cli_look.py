@@ -10,7 +10,7 @@ from typing import IO
 import click
 import msgspec
 
-from client import output
+from client import output, output_table
 from client.cli_common import EXIT_INTERRUPTED, client_command, command, connect, exit_by, goes_on
 from client.errors import BAD_INPUT, ClientError
 from client.output_live import show_watch
@@ -19,6 +19,9 @@ from client.sync_api import Client
 from evenpost.runtime.settings import FiniteRange
 from evenpost.wire.messages import MessageState, ReportRow
 
+TRACE_COLUMNS: output_table.Columns = {
+    "campaign": 0, "when": 1, "state": 0, "code": 1, "reply": 1, "worker": 2, "server": 4, "attempt": 3,
+}  # fmt: skip
 ONLY: dict[str, tuple[MessageState, ...]] = {
     "failed": output.FAILED,
     **{state: (state,) for state in output.SHOWN},
@@ -46,13 +49,13 @@ def status(campaign: str | None, limit: int, client: Client, as_json: bool) -> N
             output.json_line(found)
         else:
             rows = [output.status_row(c) for c in found]
-            output.table(*_without_zeros(output.STATUS_COLUMNS, rows), empty="No campaign yet.")
+            output_table.table(output.STATUS_COLUMNS, rows, wrap="waiting for", empty="No campaign yet.")
         return
     one = client.status(campaign)
     if as_json:
         output.json_line(one)
     else:
-        output.print_details(output.status_details(one))
+        output_table.details(output.status_details(one))
 
 
 @click.command(short_help="Watch workers and campaigns at work.")
@@ -125,7 +128,7 @@ def report(
     states = [state for name in only for state in ONLY[name]]
     client.status(campaign)
     pages = client.report_pages(campaign, only=dict.fromkeys(states))
-    if form == "table" and target is None and output.on_terminal():
+    if form == "table" and target is None and output_table.on_terminal():
         _print_tables(pages)
         return
     with _opened(target) as file:
@@ -146,34 +149,45 @@ def trace(address: str, limit: int, client: Client, as_json: bool) -> None:
     if as_json:
         output.json_line([output.report_json(row) for row in rows])
         return
-    columns = ("campaign", "when", "state", "code", "reply", "worker", "server", "attempt")
-    output.table(columns, _attempts(rows), empty=f"No message to {address}.")
+    output_table.table(TRACE_COLUMNS, _attempts(rows), wrap="reply", empty=f"No message to {address}.")
 
 
 @click.command(short_help="List the workers and their SMTP servers.")
 @client_command
 def servers(client: Client, as_json: bool) -> None:
-    """Lists the workers, each in front of one SMTP server: state, connections, limit, what they sent."""
+    """Lists the workers, each in front of one SMTP server: state, load, limits, what they sent.
+
+    \b
+    load      connections in use at its server: ours and others' (external)
+    limit     how many of them may be ours just now; max: at most
+    key       of those who can take messages, the lowest gets the next ones
+    operator  your words that still stand: drain, maint, weight:N, maxconn:N
+    state     ready; slow start (it came back, its share rises); throttled
+              (its server, or a rate, wants less); draining, maint (it gets
+              nothing); backing off (its server fails); lost (it doesn't
+              report); gone (it ended)
+
+    A terminal shows the columns that it has room for; on a pipe and with --json there are all.
+    """
     found = sorted(client.servers(), key=lambda w: w.worker)
     if as_json:
         output.json_line(found)
         return
     sent = sum(w.sent for w in found)
     rows = [output.server_row(w, sent) for w in found]
-    columns, rows = _without_zeros(output.SERVER_COLUMNS, rows, keep=len(output.WORKER_COLUMNS))
-    output.table(columns, rows, empty="No worker has connected yet.")
+    output_table.table(output.SERVER_COLUMNS, rows, wrap="reason", empty="No worker has connected yet.")
 
 
 def _attempts(rows: Sequence[ReportRow]) -> Iterator[list[object]]:
     """A line for each attempt; the message's own state with the newest."""
     for row in rows:
-        when = output.local_time(row.last_at or row.due_at)
+        when = output.shown_time(row.last_at or row.due_at)
         yield [
             row.campaign, when, row.state, row.code or "", row.reply, row.worker, row.server, row.attempts
         ]  # fmt: skip
         for number, attempt in reversed(list(enumerate(row.history, 1))):
-            when = output.local_time(attempt.at)
-            campaign = "" if output.on_terminal() else row.campaign  # cut and awk want it on each line
+            when = output.shown_time(attempt.at)
+            campaign = "" if output_table.on_terminal() else row.campaign  # cut and awk want it on each line
             yield [
                 campaign,
                 when,
@@ -186,24 +200,14 @@ def _attempts(rows: Sequence[ReportRow]) -> Iterator[list[object]]:
             ]
 
 
-def _without_zeros(
-    columns: Sequence[str], rows: list[list[object]], keep: int = 1
-) -> tuple[list[str], list[list[object]]]:
-    """On a terminal, columns that say nothing take no room; the first `keep` stay."""
-    if not output.on_terminal():
-        return list(columns), rows
-    empty = (0, 0.0, "")
-    kept = [i for i in range(len(columns)) if i < keep or any(row[i] not in empty for row in rows)]
-    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
-
-
 def _print_tables(pages: Iterator[list[ReportRow]]) -> None:
     """A table a page: the widths of a million rows can't be known beforehand."""
     empty = True
     for page in pages:
         if page:
             empty = False
-            output.table(output.REPORT_COLUMNS, [output.report_row(row, file=False) for row in page])
+            rows = [output.report_row(row, file=False) for row in page]
+            output_table.table(output.REPORT_COLUMNS, rows, wrap="reply")
     if empty:
         click.echo("None: no recipient is in the state that was asked for.")
 
@@ -224,7 +228,7 @@ def _write(pages: Iterator[list[ReportRow]], form: str, file: IO[str]) -> int:
             file.writelines(encode(output.report_json(row)).decode() + "\n" for row in page)
         else:
             rows = (output.report_row(row, file=False) for row in page)
-            file.writelines("\t".join(map(output.plain, row)) + "\n" for row in rows)
+            file.writelines("\t".join(map(output_table.plain, row)) + "\n" for row in rows)
         file.flush()
     return count
 

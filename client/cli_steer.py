@@ -1,15 +1,16 @@
-"""The commands that steer: pause, resume, cancel, retry-failed, drain, ready."""
+"""The commands that steer: pause, resume, cancel, retry-failed; drain, maint, ready, weight, maxconn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from client import output
-from client.api import RetryState
+from client.api_steering import CONNECTIONS_MAX, RetryState
 from client.cli_common import client_command
 from client.problems import counted
 from client.sync_api import Client
+from evenpost.wire import limits
 
 
 @click.command(short_help="Send nothing more of a campaign for now.")
@@ -59,22 +60,98 @@ def retry_failed(campaign: str, only: Sequence[RetryState], client: Client, as_j
     _say(as_json, words, campaign=campaign, changed=changed)
 
 
-@click.command(short_help="Give a worker nothing more for now.")
-@click.argument("worker")
-@client_command
-def drain(worker: str, client: Client, as_json: bool) -> None:
-    """Gives WORKER nothing more until `evenpost ready`, across restarts too: to maintain its server."""
-    client.drain(worker)
-    _say(as_json, f"{worker} gets nothing more. `evenpost ready {worker}` takes that back.", worker=worker)
+workers_argument = click.argument("workers", metavar="WORKER...", nargs=-1, required=True)
 
 
-@click.command(short_help="Give a drained worker messages again.")
-@click.argument("worker")
+def _number(most: int) -> Callable[[click.Context, click.Parameter, str], int | None]:
+    """Reads 1 to `most`, or "default" as None."""
+
+    def read(_: click.Context, __: click.Parameter, value: str) -> int | None:
+        if value == "default":
+            return None
+        number = int(value) if value.isdecimal() and len(value) < 10 else -1
+        if not 1 <= number <= most:
+            hint = " To give it nothing: evenpost drain." if number == 0 else ""
+            raise click.BadParameter(f"{value!r} is no number from 1 to {most:,}, and not 'default'.{hint}")
+        return number
+
+    return read
+
+
+@click.command(short_help="Give workers nothing more for now.")
+@workers_argument
 @client_command
-def ready(worker: str, client: Client, as_json: bool) -> None:
-    """Gives a drained WORKER messages again."""
-    client.ready(worker)
-    _say(as_json, f"{worker} gets messages again.", worker=worker)
+def drain(workers: Sequence[str], client: Client, as_json: bool) -> None:
+    """Gives each WORKER nothing more until `evenpost ready`, across restarts too: to maintain its server.
+    What it has, it finishes; `evenpost servers` shows when that is so.
+    """
+    for worker in workers:
+        client.drain(worker)
+        words = f"{worker} gets nothing more. `evenpost ready {worker}` takes that back."
+        _say(as_json, words, worker=worker, state="drain")
+
+
+@click.command(short_help="Stop workers: nothing more, and what isn't begun is called back.")
+@workers_argument
+@client_command
+def maint(workers: Sequence[str], client: Client, as_json: bool) -> None:
+    """Gives each WORKER nothing at all until `evenpost ready`, across restarts too. What it has but hasn't
+    begun is called back and goes to other servers; a message on the wire is finished.
+    """
+    for worker in workers:
+        client.maint(worker)
+        words = f"{worker} gets nothing at all. `evenpost ready {worker}` takes that back."
+        _say(as_json, words, worker=worker, state="maint")
+
+
+@click.command(short_help="Take back drain and maint.")
+@workers_argument
+@client_command
+def ready(workers: Sequence[str], client: Client, as_json: bool) -> None:
+    """Gives each WORKER messages again, after `evenpost drain` or `evenpost maint`."""
+    for worker in workers:
+        client.ready(worker)
+        _say(as_json, f"{worker} gets messages again.", worker=worker, state="ready")
+
+
+@click.command(short_help="Set the share of the load that workers get.")
+@workers_argument
+@click.argument("weight", metavar="N|default", callback=_number(limits.WEIGHT_MAX))
+@client_command
+def weight(workers: Sequence[str], weight: int | None, client: Client, as_json: bool) -> None:
+    """Gives each WORKER the weight N (1 to 1,000), across restarts too, until `default` takes it back: then
+    the worker's own --weight counts again, or what its server's agent says.
+
+    A worker of weight 200 gets twice the connections of one of 100, the usual weight.
+
+    \b
+    Examples:
+      evenpost weight relay-1 50
+      evenpost weight relay-1 relay-2 default
+    """
+    for worker in workers:
+        client.set_weight(worker, weight)
+        which = "its own weight again" if weight is None else f"the weight {weight}"
+        _say(as_json, f"{worker} has {which}.", worker=worker, weight=weight)
+
+
+@click.command(short_help="Set the most connections that workers open.")
+@workers_argument
+@click.argument("maxconn", metavar="N|default", callback=_number(CONNECTIONS_MAX))
+@client_command
+def maxconn(workers: Sequence[str], maxconn: int | None, client: Client, as_json: bool) -> None:
+    """Lets each WORKER open at most N connections, across restarts too, until `default` takes it back. It
+    never raises the worker's own --max-connections.
+
+    \b
+    Examples:
+      evenpost maxconn relay-1 5
+      evenpost maxconn relay-1 default
+    """
+    for worker in workers:
+        client.set_max_connections(worker, maxconn)
+        most = "its own limit again" if maxconn is None else f"at most {counted(maxconn, 'connection')}"
+        _say(as_json, f"{worker} has {most}.", worker=worker, max_connections=maxconn)
 
 
 def _say(as_json: bool, words: str, **facts: Any) -> None:

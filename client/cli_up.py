@@ -41,6 +41,16 @@ def up(file: Path, log_dir: Path | None, check: bool) -> None:
     name = "second"
     weight = 200
     pools = ["newsletter"]
+    rate = "14/s, 50000/day"                   # what it takes
+    \b
+    [[domain]]                                 # what a provider takes, all servers together
+    names = ["gmail.com", "googlemail.com"]
+    connections = 20
+    rate = "100/s"
+    \b
+    [[sender]]                                 # the pool of campaigns that name none
+    domain = "news.example"
+    pool = "newsletter"
 
     \b
     Exit status: 0 stopped cleanly, 1 a process was given up or had to be killed, 2 the file is wrong,

@@ -53,6 +53,16 @@ class Campaign:
     priority: int = 4
     """0 (least) to 9."""
     pool: str | None = None
+    """Only workers with this tag. None: the pool that the broker's settings name for the sender's domain,
+    else all workers."""
+    overflow: str | None = None
+    """Workers with this tag too, while those of `pool` can't take more."""
+    weight: int = 100
+    """Its share beside other campaigns of the same priority, 1 to 1,000."""
+    rate: str = ""
+    """At most so many messages: "14/s, 50000/day". Empty: as many as the servers take."""
+    window: str = ""
+    """Only at these hours, in their zone: "08:00-20:00 Europe/Berlin". Empty: at any."""
     on_unknown: Literal["resend", "hold"] = "resend"
     submission_id: str | None = None
     """The same id again is the same submission: it counts once."""
@@ -102,7 +112,8 @@ class Campaign:
     def options(self) -> Options:
         """How to send it, for the wire."""
         return Options(
-            name=self.name, priority=self.priority, pool=self.pool, on_unknown=self.on_unknown,
+            name=self.name, priority=self.priority, pool=self.pool, overflow=self.overflow,
+            weight=self.weight, rate=self.rate, window=self.window, on_unknown=self.on_unknown,
             start_at=to_ms(self.start_at) if isinstance(self.start_at, datetime) else None,
             expire_at=to_ms(self.expire_at) if isinstance(self.expire_at, datetime) else None,
         )  # fmt: skip

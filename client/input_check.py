@@ -11,6 +11,9 @@ from client.addresses import AddressError, clean_address
 from client.input_attachments import read_attachment
 from client.input_times import TIME_HINT, parse_time, to_ms
 from client.problems import Problem, shown
+from evenpost.schedule.rate import EXAMPLE as _RATE
+from evenpost.schedule.rate import parse_rate
+from evenpost.schedule.window import parse_window
 from evenpost.wire import limits
 from evenpost.wire.messages import Attachment
 
@@ -20,7 +23,10 @@ _KEYS = {"sender": "from"}
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 _CID = re.compile(r"""(?i)["'(\s]cid:([^"'()\s{}<>]+)(?=["')\s])""")
 _TEMPLATED = re.compile(r"\{[{%]")
-_ONE_LINE = ("sender", "subject", "to_name", "reply_to", "envelope_from", "name", "pool", "submission_id")
+_ONE_LINE = (
+    "sender", "subject", "to_name", "reply_to", "envelope_from", "name", "pool", "overflow", "submission_id",
+)  # fmt: skip
+_WINDOW = '"08:00-20:00 Europe/Berlin"'
 _REQUIRED = {"sender": "from = 'News <news@example.com>'", "subject": "subject = 'Hello {{ first_name }}'"}
 
 
@@ -43,6 +49,8 @@ class _Check:
         self._check_attachments()
         self._check_cids()
         self._check_times(now)
+        self._check_pools()
+        self._check_schedule()
 
     def _add(self, key: str, reason: str, hint: str = "", *, warning: bool = False) -> None:
         self.problems.append(Problem(
@@ -63,6 +71,10 @@ class _Check:
         priority = values.get("priority", 4)
         if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= 9:
             self._add("priority", f"expected a whole number from 0 (least) to 9, got {shown(priority)}")
+        weight = values.get("weight", 100)
+        if not isinstance(weight, int) or isinstance(weight, bool) or not 1 <= weight <= limits.WEIGHT_MAX:
+            reason = f"expected a whole number from 1 to {limits.WEIGHT_MAX:,}, got {shown(weight)}"
+            self._add("weight", reason, "100 is the usual one; 200 gets twice the share")
         if values.get("on_unknown", "resend") not in ("resend", "hold"):
             self._add("on_unknown", f'expected "resend" or "hold", got {shown(values["on_unknown"])}')
         recipients = values.get("recipients")
@@ -78,10 +90,10 @@ class _Check:
         for key in _ONE_LINE:
             if re.search(r"[\r\n\0]", self._text(key)):
                 self._add(key, "has a line break or NUL in it", "Write it on one line")
-        for key in ("name", "pool", "submission_id"):
+        for key in ("name", "pool", "overflow", "submission_id"):
             if len(self._text(key)) > limits.NAME_CHARS_MAX:
                 self._add(key, f"longer than {limits.NAME_CHARS_MAX} characters")
-        for key in ("pool", "submission_id"):
+        for key in ("pool", "overflow", "submission_id"):
             if self.values.get(key) == "":
                 self._add(key, "is empty", "Give it a value or leave it out")
         if not self._text("html").strip() and not self._text("text").strip():
@@ -170,6 +182,30 @@ class _Check:
         for key, time in (("start_at", start), ("expire_at", expire)):
             if time is not None and to_ms(time) < 0:
                 self._add(key, f"{time.isoformat()} is before 1970", TIME_HINT)
+
+    def _check_pools(self) -> None:
+        overflow = self._text("overflow")
+        if overflow and not self._text("pool"):
+            hint = "Give the pool too, unless the broker's settings name one for the sender's domain"
+            self._add("overflow", "there is no pool that could overflow", hint, warning=True)
+        elif overflow and overflow == self._text("pool"):
+            self._add("overflow", "is the pool itself", "Name another pool, or leave it out", warning=True)
+
+    def _check_schedule(self) -> None:
+        for key, parse, example in (("rate", parse_rate, _RATE), ("window", parse_window, _WINDOW)):
+            value = self.values.get(key)
+            if value is None:
+                self.values[key] = ""
+            elif not isinstance(value, str):
+                self._add(key, f"expected a text, got {shown(value)}", f"For example: {key} = {example}")
+            elif len(value) > limits.SCHEDULE_CHARS_MAX:
+                self._add(key, f"longer than {limits.SCHEDULE_CHARS_MAX} characters")
+            else:
+                try:
+                    parse(value)
+                except ValueError as error:
+                    reason, _, hint = str(error).partition(". ")
+                    self._add(key, reason, hint)
 
     def _time(self, key: str, base: datetime) -> datetime | None:
         value = self.values.get(key)

@@ -1,19 +1,18 @@
-"""How results reach people and programs: tables on a terminal, tabs on a pipe, JSON where asked for.
+"""What results say to people and programs: the rows of tables, sentences, JSON where asked for.
 
 Addresses are shown in full: this is the user's own output, not a log.
 """
 
-import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any
 
 import click
 import msgspec
 
+from client.output_table import Columns, on_terminal
+from client.output_times import clock_time, expected, local_time, utc_time
 from client.problems import counted
-from evenpost.wire.messages import CampaignStatus, MessageState, ReportRow, WorkerStatus
+from evenpost.wire.messages import CampaignStatus, MessageState, Options, ReportRow, WorkerStatus
 
 FAILED: tuple[MessageState, ...] = ("bounced", "expired", "held")
 """What `--only failed` means: messages that ended, or wait for a person, without having been sent."""
@@ -22,15 +21,6 @@ SHOWN: tuple[MessageState, ...] = (
     "sent", "queued", "sending", "deferred", "bounced", "expired", "held", "cancelled", "suppressed",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_STYLES = {
-    "sent": "green", "finished": "green", "ready": "green", "running": "cyan", "sending": "cyan",
-    "bounced": "red", "expired": "red", "lost": "red", "gone": "red", "cancelled": "red",
-    "held": "yellow", "deferred": "yellow", "paused": "yellow", "draining": "yellow", "backing off": "yellow",
-}  # fmt: skip
-
-
-def on_terminal() -> bool:
-    return sys.stdout.isatty()
 
 
 def json_line(value: Any) -> None:
@@ -38,72 +28,14 @@ def json_line(value: Any) -> None:
     click.echo(msgspec.json.encode(value))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
-    """A table with a line of column names. Numbers stand to the right."""
-    rows = [list(row) for row in rows]
-    if not rows and empty:
-        click.echo(empty, err=not on_terminal())
-        return
-    if not on_terminal():
-        click.echo("\t".join(columns))
-        for row in rows:
-            click.echo("\t".join(map(plain, row)))
-        return
-    from rich.console import Console
-
-    Console(highlight=False).print(rich_table(columns, rows))
-
-
-def rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Any:
-    """The same for a terminal, to be printed by rich."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    found = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for number, name in enumerate(columns):
-        right = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        found.add_column(name, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        cells = [_grouped(cell) for cell in row]
-        found.add_row(*[Text(cell, style=_STYLES.get(cell, "")) for cell in cells])
-    return found
-
-
-def plain(cell: object) -> str:
-    """A cell for a pipe: what would break the line or the column is a space."""
-    return " ".join(str(cell).split()) if isinstance(cell, str) else str(cell)
-
-
-def _grouped(cell: object) -> str:
-    return f"{cell:,}" if isinstance(cell, int | float) else str(cell)
+def shown_time(at_ms: int | None) -> str:
+    """For a table: today's times are short on a terminal; on a pipe all are alike."""
+    return clock_time(at_ms) if on_terminal() else local_time(at_ms)
 
 
 def spreadsheet_safe(cell: str) -> str:
     """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
-def local_time(at_ms: int | None) -> str:
-    if not at_ms:
-        return ""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
-
-
-def utc_time(at_ms: int | None) -> str:
-    """ISO 8601, for files."""
-    if not at_ms:
-        return ""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def finished_count(status: CampaignStatus) -> int:
@@ -126,20 +58,27 @@ def status_line(status: CampaignStatus) -> str:
     """One campaign in one line."""
     name = f" {status.name!r}" if status.name else ""
     rate = f", {status.rate:,.0f}/s" if status.rate >= 0.5 else ""
+    done = f", done {expected(status.eta_at)}" if status.eta_at is not None else ""
     waiting = f" - {status.waiting_for}" if status.waiting_for else ""
     total = f"of {status.total:,}"
-    return f"{status.campaign}{name} {status.state}: {counts_text(status.counts)} {total}{rate}{waiting}"
+    return (
+        f"{status.campaign}{name} {status.state}: {counts_text(status.counts)} {total}{rate}{done}{waiting}"
+    )
 
 
-STATUS_COLUMNS = ("campaign", "name", "state", "total", *SHOWN, "rate", "created", "waiting for")
+STATUS_COLUMNS: Columns = {
+    "campaign": 0, "name": 3, "state": 0, "total": 2, "sent": 1, "queued": 4, "sending": 4, "deferred": 4,
+    "bounced": 4, "expired": 4, "held": 4, "cancelled": 5, "suppressed": 5, "rate": 2, "eta": 2, "created": 6,
+    "waiting for": 1,
+}  # fmt: skip
+assert set(SHOWN) < set(STATUS_COLUMNS)
 
 
 def status_row(status: CampaignStatus) -> list[object]:
     counts = [status.counts.get(s, 0) for s in SHOWN]
-    rate = round(status.rate, 1)
-    created = local_time(status.created_at)
     return [
-        status.campaign, status.name, status.state, status.total, *counts, rate, created, status.waiting_for,
+        status.campaign, status.name, status.state, status.total, *counts, round(status.rate, 1),
+        shown_time(status.eta_at), shown_time(status.created_at), status.waiting_for,
     ]  # fmt: skip
 
 
@@ -154,6 +93,7 @@ def status_details(status: CampaignStatus) -> list[tuple[str, object]]:
         ("messages", f"{status.total:,}{percent}"),
         *((s, status.counts[s]) for s in SHOWN if status.counts.get(s)),
         ("rate", f"{status.rate:,.1f} sent/s" if status.rate else ""),
+        ("done", expected(status.eta_at)),
         ("attempts", status.attempts),
         (
             "unknown",
@@ -161,7 +101,11 @@ def status_details(status: CampaignStatus) -> list[tuple[str, object]]:
         ),
         ("duplicates", f"{status.duplicates:,} known" if status.duplicates else ""),
         ("priority", status.priority),
+        ("weight", status.weight if status.weight != Options().weight else ""),
         ("pool", status.pool or ""),
+        ("overflow", status.overflow or ""),
+        ("rate limit", status.rate_limit),
+        ("window", status.window),
         ("created", local_time(status.created_at)),
         ("starts", local_time(status.start_at)),
         ("expires", local_time(status.expire_at)),
@@ -170,55 +114,50 @@ def status_details(status: CampaignStatus) -> list[tuple[str, object]]:
     return [(name, value) for name, value in details if value != ""]
 
 
-def print_details(details: Sequence[tuple[str, object]]) -> None:
-    if not on_terminal():
-        for name, value in details:
-            click.echo(f"{name}\t{plain(value)}")
-        return
-    width = max(len(name) for name, _ in details)
-    for name, value in details:
-        text = _grouped(value)
-        label = click.style(name.ljust(width), bold=True)
-        color = _STYLES.get(text)
-        click.echo(f"{label}  {click.style(text, fg=color) if color else text}")
+WORKER_COLUMNS: Columns = {
+    "worker": 0, "server": 3, "state": 0, "load": 1, "open": 4, "busy": 5, "limit": 1, "sent/s": 0, "sent": 2,
+    "share": 3,
+}  # fmt: skip
+"""What a watch shows of each worker."""
+SERVER_COLUMNS: Columns = {
+    "worker": 0, "server": 3, "state": 0, "operator": 1, "load": 0, "external": 4, "open": 7, "busy": 7,
+    "limit": 0, "max": 8, "weight": 5, "key": 5, "sent/s": 1, "rate limit": 4, "sent": 2, "share": 6,
+    "deferred": 6, "bounced": 6, "s/message": 7, "failures": 5, "pools": 8, "seen": 8, "reason": 1,
+}  # fmt: skip
 
 
-WORKER_COLUMNS = ("worker", "server", "state", "open", "busy", "limit", "sent/s", "sent", "share")
-SERVER_COLUMNS = (*WORKER_COLUMNS, "deferred", "bounced", "weight", "pools", "seen", "reason")
+def takes_messages(worker: WorkerStatus) -> bool:
+    """Whether it is at work, be it slowly."""
+    return worker.state in ("ready", "slow start", "throttled")
+
+
+def _share(worker: WorkerStatus, sent_in_all: int) -> str:
+    return f"{100 * worker.sent / sent_in_all:.1f} %" if sent_in_all else "-"
 
 
 def worker_row(worker: WorkerStatus, sent_in_all: int) -> list[object]:
-    share = f"{100 * worker.sent / sent_in_all:.1f} %" if sent_in_all else "-"
-    rate = round(worker.rate, 1)
     return [
-        worker.worker, worker.server, worker.state, worker.open, worker.busy, worker.limit, rate,
-        worker.sent, share,
+        worker.worker, worker.server, worker.state, worker.load, worker.open, worker.busy, worker.limit,
+        round(worker.rate, 1), worker.sent, _share(worker, sent_in_all),
     ]  # fmt: skip
 
 
 def server_row(worker: WorkerStatus, sent_in_all: int) -> list[object]:
-    seen = local_time(worker.last_seen_at)
-    if on_terminal() and seen[:10] == time.strftime("%Y-%m-%d"):
-        seen = seen[11:]
-    pools = ", ".join(worker.pools)
+    failures = f"{100 * worker.failure_rate:.1f} %" if worker.failure_rate >= 0.0005 else ""
+    seconds = round(worker.seconds_a_message, 3 if worker.seconds_a_message < 1 else 1)
     return [
-        *worker_row(worker, sent_in_all), worker.deferred, worker.bounced, worker.weight, pools, seen,
-        worker.reason,
+        worker.worker, worker.server, worker.state, worker.operator, worker.load, worker.external,
+        worker.open, worker.busy, worker.limit, worker.max_connections, worker.weight,
+        round(worker.key, 4) or "", round(worker.rate, 1), worker.rate_limit, worker.sent,
+        _share(worker, sent_in_all), worker.deferred, worker.bounced, seconds or "", failures,
+        ", ".join(worker.pools), shown_time(worker.last_seen_at), worker.reason,
     ]  # fmt: skip
 
 
-REPORT_COLUMNS = (
-    "email",
-    "state",
-    "code",
-    "reply",
-    "worker",
-    "server",
-    "attempts",
-    "first_at",
-    "last_at",
-    "due_at",
-)
+REPORT_COLUMNS: Columns = {
+    "email": 0, "state": 0, "code": 1, "reply": 1, "worker": 3, "server": 5, "attempts": 4, "first_at": 6,
+    "last_at": 2, "due_at": 5,
+}  # fmt: skip
 
 
 def report_row(row: ReportRow, *, file: bool) -> list[object]:

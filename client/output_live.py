@@ -9,22 +9,28 @@ from typing import Any, Self
 
 import click
 
-from client import output
+from client import output, output_table
+from client.output_times import expected
 from client.problems import counted
 from evenpost.wire.messages import CampaignStatus, WatchUpdate
+
+NAME_CHARS_MAX = 28
+BAR_CHARS = 30
+"""A name, a bar and the words beside it fit into 80 columns."""
 
 
 def show_watch(updates: Iterable[WatchUpdate], *, as_json: bool) -> None:
     """Shows updates until they end."""
-    if as_json or not output.on_terminal():
+    if as_json or not output_table.on_terminal():
         _lines(updates, as_json=as_json)
         return
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(highlight=False), auto_refresh=False, transient=False) as live:
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False, transient=False) as live:
         for update in updates:
-            live.update(_screen(update), refresh=True)
+            live.update(_screen(update, console.width), refresh=True)
 
 
 def show_waiting(updates: Iterable[WatchUpdate]) -> None:
@@ -47,12 +53,12 @@ def _lines(updates: Iterable[WatchUpdate], *, as_json: bool) -> None:
         for campaign in update.campaigns:
             click.echo(f"{clock} {output.status_line(campaign)}")
         if not update.campaigns:
-            ready = sum(w.state == "ready" for w in update.workers)
+            ready = sum(map(output.takes_messages, update.workers))
             workers = counted(len(update.workers), "worker")
             click.echo(f"{clock} no campaign is running; {ready} of {workers} ready")
 
 
-def _screen(update: WatchUpdate) -> Any:
+def _screen(update: WatchUpdate, width: int) -> Any:
     from rich.console import Group
     from rich.text import Text
 
@@ -60,7 +66,9 @@ def _screen(update: WatchUpdate) -> Any:
     sent = sum(w.sent for w in update.workers)
     rows = [output.worker_row(w, sent) for w in sorted(update.workers, key=lambda w: w.worker)]
     if rows:
-        parts.append(output.rich_table(output.WORKER_COLUMNS, rows))
+        columns = output.WORKER_COLUMNS
+        shown = output_table.fitting(columns, columns, rows, width)
+        parts.append(output_table.rich_table(shown, columns, rows))
     else:
         parts.append(Text("No worker has connected yet.", style="yellow"))
     parts += [_bar(campaign) for campaign in update.campaigns]
@@ -70,24 +78,28 @@ def _screen(update: WatchUpdate) -> Any:
 
 
 def _bar(status: CampaignStatus) -> Any:
+    """A campaign in two lines: how far it is, and what becomes of it."""
+    from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     done = output.finished_count(status)
     line = Table.grid(padding=(0, 1), expand=False)
-    for width in (None, 30, None, None):
-        line.add_column(width=width)
+    line.add_column(no_wrap=True, overflow="ellipsis", max_width=NAME_CHARS_MAX)
+    line.add_column(width=BAR_CHARS)
+    line.add_column(no_wrap=True)
     percent = 100 * done / status.total if status.total else 0.0
-    left = f", {output.duration((status.total - done) / status.rate)} left" if status.rate >= 0.5 else ""
-    rate = f"{status.rate:,.0f}/s" if status.rate >= 0.5 else status.waiting_for or status.state
     line.add_row(
         Text(status.name or status.campaign, style="bold"),
-        ProgressBar(total=max(1, status.total), completed=done, width=30),
+        ProgressBar(total=max(1, status.total), completed=done, width=BAR_CHARS),
         Text(f"{percent:5.1f} % of {status.total:,}"),
-        Text(f"{output.counts_text(status.counts)} | {rate}{left}"),
     )
-    return line
+    rate = f"{status.rate:,.0f}/s" if status.rate >= 0.5 else status.waiting_for or status.state
+    parts = [output.counts_text(status.counts), rate]
+    if status.eta_at is not None:
+        parts.append(f"done {expected(status.eta_at)}")
+    return Group(line, Text(f"  {' | '.join(parts)}"))
 
 
 class Bar:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from client import output
+from client import output_table
 from client.problems import PROBLEMS_KEPT_MAX, InputError, Problem, counted
 from client.submission_plan import Plan
 from evenpost.compose import ComposeError
@@ -54,7 +54,7 @@ class DryRun:
             [name, count, f"{100 * count / self.recipients:.1f} %"]
             for name, count in self.domains.most_common(DOMAINS_SHOWN_MAX)
         ]
-        output.table(("domain", "recipients", "share"), rows)
+        output_table.table({"domain": 0, "recipients": 0, "share": 0}, rows)
 
 
 def dry_run(plan: Plan) -> DryRun:

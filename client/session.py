@@ -25,8 +25,8 @@ ANSWERS: Mapping[Type, Type] = MappingProxyType(
         Type.REPORT: Type.REPORT_PAGE,
         Type.TRACE: Type.TRACE_PAGE,
         Type.SERVERS: Type.SERVERS_REPLY,
-        Type.DRAIN: Type.DONE,
-        Type.READY: Type.DONE,
+        Type.SET_SERVER: Type.DONE,
+        Type.EXPLAIN: Type.EXPLANATION,
     }
 )
 """The type that answers each request; a submission's own are in submission.py."""

@@ -6,11 +6,20 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from client.api import CONNECT_TIMEOUT_S, DEFAULT_BROKER, TIMEOUT_S, AsyncClient, RetryState
+from client.api import CONNECT_TIMEOUT_S, DEFAULT_BROKER, TIMEOUT_S, AsyncClient
+from client.api_steering import RetryState
 from client.errors import CLOSED, ClientError
 from client.input_campaign import Campaign
 from client.submission_plan import Plan, ProgressCall, Receipt
-from evenpost.wire.messages import CampaignStatus, MessageState, ReportRow, WatchUpdate, Welcome, WorkerStatus
+from evenpost.wire.messages import (
+    CampaignStatus,
+    Explanation,
+    MessageState,
+    ReportRow,
+    WatchUpdate,
+    Welcome,
+    WorkerStatus,
+)
 
 T = TypeVar("T")
 
@@ -166,6 +175,10 @@ class Client:
         """As AsyncClient.trace."""
         return self._call(self._client.trace(address, limit=limit))
 
+    def explain(self, campaign: str, index: int | None = None, *, address: str | None = None) -> Explanation:
+        """As AsyncClient.explain."""
+        return self._call(self._client.explain(campaign, index, address=address))
+
     def servers(self) -> list[WorkerStatus]:
         """As AsyncClient.servers."""
         return self._call(self._client.servers())
@@ -190,9 +203,21 @@ class Client:
         """As AsyncClient.drain."""
         self._call(self._client.drain(worker))
 
+    def maint(self, worker: str) -> None:
+        """As AsyncClient.maint."""
+        self._call(self._client.maint(worker))
+
     def ready(self, worker: str) -> None:
         """As AsyncClient.ready."""
         self._call(self._client.ready(worker))
+
+    def set_weight(self, worker: str, weight: int | None) -> None:
+        """As AsyncClient.set_weight."""
+        self._call(self._client.set_weight(worker, weight))
+
+    def set_max_connections(self, worker: str, max_connections: int | None) -> None:
+        """As AsyncClient.set_max_connections."""
+        self._call(self._client.set_max_connections(worker, max_connections))
 
     def welcome(self) -> Welcome:
         """As AsyncClient.welcome."""

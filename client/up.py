@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,10 +19,12 @@ from typing import IO
 
 from client.api import AsyncClient
 from client.errors import ClientError
+from client.output import takes_messages
 from client.problems import counted
 from client.up_config import Cluster, Program, command_of, environment_of
 from evenpost.runtime.settings import EXIT_BAD_INPUT
 from evenpost.runtime.tasks import Tasks
+from evenpost.wire.messages import WorkerStatus
 
 PERMANENT = {
     EXIT_BAD_INPUT: "can't start with these settings; the reason is above",
@@ -62,6 +65,7 @@ class _Child:
         self.program = program
         self.process: asyncio.subprocess.Process | None = None
         self.given_up = False
+        self.options: tuple[str, ...] = ()
 
     @property
     def runs(self) -> bool:
@@ -122,6 +126,18 @@ class Supervisor:
         """Runs until it is stopped, or until nothing is left to run. Returns the exit status."""
         if self._log_folder is not None:
             self._log_folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="evenpost-up-") as folder:
+            self._write_configs(Path(folder))
+            return await self._run()
+
+    def _write_configs(self, folder: Path) -> None:
+        for number, child in enumerate(self._children):
+            if child.program.config:
+                file = folder / f"{number}.toml"
+                file.write_text(child.program.config, encoding="utf-8")
+                child.options = ("--config", str(file))
+
+    async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop, number)
@@ -186,6 +202,7 @@ class Supervisor:
         program = child.program
         child.process = process = await asyncio.create_subprocess_exec(
             *self._command(program),
+            *child.options,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -244,7 +261,7 @@ class Supervisor:
         try:
             while True:
                 try:
-                    ready = {w.worker for w in await client.servers() if w.state == "ready"} & wanted
+                    ready = {w.worker for w in await client.servers() if _started(w)} & wanted
                 except ClientError:
                     ready = set()
                 if ready == wanted:
@@ -273,6 +290,11 @@ class Supervisor:
             self._out.flush()
         except (OSError, ValueError):
             pass  # the terminal has gone; the processes haven't
+
+
+def _started(worker: WorkerStatus) -> bool:
+    """Ready, or kept from it by an operator's word that still stands."""
+    return takes_messages(worker) or worker.state in ("draining", "maint")
 
 
 async def _line(lines: asyncio.StreamReader) -> bytes:

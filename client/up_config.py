@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from client.input_toml import parse_toml
 from client.problems import InputError, Problem, shown
+from client.up_tables import TABLES, check_rate, check_table, tables_text
 from evenpost.runtime.sockets import EndpointError, check_endpoint
 
 CLIENTS = "tcp://127.0.0.1:5550"
@@ -27,6 +28,7 @@ _SERVER_KEYS = {
     "password_env": str,
 }  # fmt: skip
 _BROKER_KEYS = {"clients": str, "workers": str, "journal": str}
+_TOP = ("broker", "server", *TABLES)
 _TYPE_WORDS = {str: "a text", int: "a whole number", list: "a list of texts"}
 _OWN = frozenset({"config", "help", "version", "broker", "pool", "smtp-password-file"})
 """Options of the programs that the file has another word for, or no use for."""
@@ -43,6 +45,8 @@ class Program:
     """On top of this process's own."""
     without: frozenset[str] = frozenset()
     """What it doesn't inherit."""
+    config: str = ""
+    """What a file for its --config has to say: what no option can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +74,18 @@ class _Reader:
     def cluster(self) -> Cluster:
         table = parse_toml(self._path, "bad_cluster")
         for key in table:
-            if key not in ("broker", "server"):
-                self._add(
-                    key, "unknown key", _meant(key, ["broker", "server"]) or "Known are [broker], [[server]]"
-                )
+            if key not in _TOP:
+                known = "Known are [broker], [[server]], [[domain]], [[sender]]"
+                self._add(key, "unknown key", _meant(key, _TOP) or known)
         broker_table = table.get("broker", {})
         if not isinstance(broker_table, dict):
             self._add("broker", "expected a table", "Write [broker] and its keys below it")
             broker_table = {}
-        servers = table.get("server", [])
-        if isinstance(servers, dict):
-            self._add("server", "expected a list of tables", "Write [[server]], with two brackets")
-            servers = []
-        elif not isinstance(servers, list) or not all(isinstance(s, dict) for s in servers):
-            self._add("server", "expected tables", "Write [[server]] and its keys below it, for each server")
-            servers = []
-        elif not servers:
+        servers = self._tables(table, "server")
+        if not servers and table.get("server", []) == []:
             self._add("server", "there is none", 'Write [[server]] and below it smtp = "smtp://HOST:25"')
-        broker, endpoint, workers_endpoint = self._broker(broker_table)
+        config = tables_text({name: self._checked(name, self._tables(table, name)) for name in TABLES})
+        broker, endpoint, workers_endpoint = self._broker(broker_table, config)
         names: dict[str, int] = {}
         workers = [self._worker(n, s, workers_endpoint, names) for n, s in enumerate(servers, 1)]
         if self._problems:
@@ -97,7 +95,33 @@ class _Reader:
     def _add(self, key: str, reason: str, hint: str = "") -> None:
         self._problems.append(Problem("bad_cluster", reason, hint, str(self._path), field=key))
 
-    def _broker(self, table: dict[str, Any]) -> tuple[Program, str, str]:
+    def _tables(self, table: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+        """The `[[name]]` tables, if they are such."""
+        found = table.get(name, [])
+        if isinstance(found, dict):
+            self._add(name, "expected a list of tables", f"Write [[{name}]], with two brackets")
+            return []
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            self._add(name, "expected tables", f"Write [[{name}]] and its keys below it, for each {name}")
+            return []
+        return found
+
+    def _checked(self, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the broker is told: the values of known keys."""
+        kinds = TABLES[name]
+        found = []
+        for number, row in enumerate(rows, 1):
+            place = f"{name}[{number}]."
+            for key in row:
+                if key not in kinds:
+                    hint = _meant(key, list(kinds)) or f"Known are {', '.join(kinds)}"
+                    self._add(place + key, "unknown key", hint)
+            values = self._values(row, kinds, place)
+            check_table(name, row, values, place, self._add)
+            found.append(values)
+        return found
+
+    def _broker(self, table: dict[str, Any], config: str) -> tuple[Program, str, str]:
         values = self._values(table, _BROKER_KEYS, "broker.")
         clients = self._endpoint("broker.clients", values.get("clients", CLIENTS))
         workers = self._endpoint("broker.workers", values.get("workers", WORKERS))
@@ -108,7 +132,7 @@ class _Reader:
             self._add("broker.journal", f"there is no folder {str(journal.parent)!r}", "Make it first")
         arguments = ["broker", "--clients", clients, "--workers", workers, "--journal", str(journal)]
         arguments += self._others("broker", table, _BROKER_KEYS, "broker.")
-        return Program("broker", tuple(arguments)), _reachable(clients), _reachable(workers)
+        return Program("broker", tuple(arguments), config=config), _reachable(clients), _reachable(workers)
 
     def _worker(self, number: int, table: dict[str, Any], broker: str, names: dict[str, int]) -> Program:
         place = f"server[{number}]."
@@ -121,6 +145,7 @@ class _Reader:
         for key, (least, most) in _RANGES.items():
             if key in values and not least <= values[key] <= most:
                 self._add(place + key, f"{values[key]} is not between {least} and {most:,}")
+        check_rate(table, place, self._add)
         smtp = values.get("smtp", "")
         if not smtp and "smtp" not in table:
             self._add(place + "smtp", "missing", 'Such as smtp = "smtp://user@relay.example:587"')

@@ -18,7 +18,14 @@ from evenpost.runtime.settings import (
     run,
     version_option,
 )
-from worker.settings import DRAIN_TIMEOUT_S, WEIGHT, Settings, default_name, default_outcome_log
+from worker.settings import (
+    AGENT_INTERVAL_S,
+    DRAIN_TIMEOUT_S,
+    WEIGHT,
+    Settings,
+    default_name,
+    default_outcome_log,
+)
 from worker.smtp.config import ConfigError, ServerConfig, Timeouts
 
 if TYPE_CHECKING:
@@ -77,6 +84,20 @@ Exit status
 @option(
     "--weight", type=click.IntRange(1, 1_000), default=WEIGHT,
     help="Share of the load: a server of weight 200 gets twice the connections of one of 100.",
+)
+@option(
+    "--rate", default="", metavar="RATES",
+    help="What the server takes, several windows at once: \"14/s, 50000/day\". The broker keeps to it over "
+    "all workers of the same server.  [default: no limit]", show_default=False,
+)
+@option(
+    "--agent", metavar="HOST:PORT",
+    help="Ask this agent, as HAProxy would (agent-check), for ready, drain, maint, down, up, weights and "
+    "maxconn.",
+)
+@option(
+    "--agent-interval", type=FiniteRange(min=0.1), default=AGENT_INTERVAL_S, metavar="SECONDS",
+    help="How often the agent is asked.",
 )
 @option(
     "--pool", multiple=True, metavar="TAG",
@@ -147,8 +168,8 @@ Exit status
 @version_option()
 def cli(
     broker: str, outcome_log: Path | None, outcome_log_sync: bool, drain_timeout: float, name: str | None,
-    weight: int, pool: tuple[str, ...], log_level: str, log_format: Any, log_addresses: bool,
-    config: Path | None, **smtp: Any,
+    weight: int, rate: str, agent: str | None, agent_interval: float, pool: tuple[str, ...], log_level: str,
+    log_format: Any, log_addresses: bool, config: Path | None, **smtp: Any,
 ) -> int:
     """Send the broker's messages through one SMTP server.
 
@@ -167,6 +188,9 @@ def cli(
         name=_name(name, "--name"),
         outcome_log=outcome_log or default_outcome_log(name),
         weight=weight,
+        rate=_rate(rate),
+        agent=_agent(agent) if agent is not None else None,
+        agent_interval_s=agent_interval,
         pools=tuple(_name(tag, "--pool") for tag in pool),
         outcome_log_sync=outcome_log_sync,
         drain_timeout_s=drain_timeout,
@@ -234,6 +258,30 @@ def _endpoint(broker: str) -> str:
         return check_endpoint(broker)
     except EndpointError as error:
         raise click.BadParameter(f"{error}", param_hint="'--broker'") from None
+
+
+def _rate(rate: str) -> str:
+    from evenpost.schedule.rate import RateError, parse_rate
+
+    if rate.strip():
+        try:
+            parse_rate(rate)
+        except RateError as error:
+            raise click.BadParameter(f"{error}", param_hint="'--rate'") from None
+    return rate.strip()
+
+
+def _agent(agent: str) -> tuple[str, int]:
+    host, _, port = agent.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
+        raise click.BadParameter(
+            f"{agent!r} should be HOST:PORT, as in 127.0.0.1:9999 or [::1]:9999", param_hint="'--agent'"
+        )
+    return host, int(port)
 
 
 def _name(name: str, hint: str) -> str:

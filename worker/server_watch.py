@@ -1,5 +1,7 @@
 """Tells the log when the SMTP server stops taking mail and when it takes mail again, without flooding it."""
 
+from collections.abc import Callable
+
 from structlog.typing import FilteringBoundLogger
 
 from evenpost.runtime import clock
@@ -11,8 +13,13 @@ FAILURES_LOGGED_EVERY_S = 10.0
 class ServerWatch:
     """What a pool calls its watcher."""
 
-    def __init__(self, logger: FilteringBoundLogger) -> None:
+    def __init__(self, logger: FilteringBoundLogger, on_limit: Callable[[int], None]) -> None:
+        """`on_limit` gets the new limit whenever it changes."""
         self._logger = logger
+        self._on_limit = on_limit
+        self._throttled = False
+        """It is below what it may be."""
+        self._throttled_logged_at = float("-inf")
         self._failures = 0
         """Since a connection last was opened."""
         self._logged_at = float("-inf")
@@ -29,6 +36,18 @@ class ServerWatch:
         else:
             text = reason.text if reason is not None else ""
             self._logger.debug("server.disconnected", messages=messages, reason=text)
+
+    def limited(self, limit: int, max_connections: int) -> None:
+        now = clock.now().mono
+        if limit < max_connections:
+            self._throttled = True
+            if now >= self._throttled_logged_at + FAILURES_LOGGED_EVERY_S:
+                self._throttled_logged_at = now
+                self._logger.info("server.throttled", limit=limit, max_connections=max_connections)
+        elif self._throttled:
+            self._throttled, self._throttled_logged_at = False, float("-inf")
+            self._logger.info("server.unthrottled", limit=limit)
+        self._on_limit(limit)
 
     def _failed(self, reason: Result) -> None:
         self._failures += 1

@@ -21,11 +21,10 @@ from evenpost.wire.errors import Code, WireError
 from evenpost.wire.messages import BatchItem, Message, Type
 from worker.batch_run import BatchRun, plain_row
 from worker.outcome_log import OutcomeLog, OutcomeLogError
-from worker.server_watch import ServerWatch
 from worker.session import Session
 from worker.settings import Settings
-from worker.smtp.pool import Pool
 from worker.templates import Templates
+from worker.upstream import Upstream
 from worker.vocabulary import (
     EXIT_LOG,
     EXIT_UNFINISHED,
@@ -74,7 +73,8 @@ class Worker:
         )
         self.may_begin = self._session.may_begin
         self._templates = Templates()
-        self._pool = Pool(settings.server, watcher=ServerWatch(self._logger))
+        self._upstream = Upstream(settings, self._logger, self._handle, self._crash)
+        self._pool = self._upstream.pool
         self._tasks = Tasks(self._crash)
         self._dealer: Dealer | None = None
         self._events: deque[Event] = deque()
@@ -96,6 +96,7 @@ class Worker:
         self._log_started()
         try:
             self._dealer = Dealer(context, self.settings.broker, self._receive)
+            self._upstream.start()
             self._handle(Tick())
             status = await self._stopped
             status = await self._close(status)
@@ -209,13 +210,8 @@ class Worker:
                 if not self._flush_scheduled:
                     self._flush_scheduled = True
                     self._loop.call_soon(self._flush_log)
-            case SendHeartbeat(number, last_batch, draining):
-                self._send_message(
-                    messages.Heartbeat(
-                        number, busy=self._pool.busy, open=self._pool.open, external=0,
-                        limit=self._pool.limit, last_batch=last_batch, draining=draining,
-                    )
-                )  # fmt: skip
+            case SendHeartbeat():
+                self._send_message(self._upstream.heartbeat(command))
             case SendHello():
                 self._send_hello(command)
             case GiveBack(held, items, reason):
@@ -242,6 +238,7 @@ class Worker:
             log=self.log.id,
             max_connections=settings.server.max_connections,
             weight=settings.weight,
+            rate=settings.rate,
             pools=list(settings.pools),
             holding=command.holding,
             outcomes_from=command.outcomes[0],
@@ -310,6 +307,7 @@ class Worker:
         """Ends connections and tasks, then lets go of the log. Gives the status, worse where that fails."""
         if self._timer is not None:
             self._timer.cancel()
+        await self._upstream.stop()
         if len(self._tasks):
             for held in self._session.batches.values():
                 held.take_rest()

@@ -21,18 +21,19 @@ from worker.lease import Lease
 from worker.outcome_rows import Rows
 from worker.reporting import Reporter
 from worker.vocabulary import (
-    EXIT_CONFLICT,
-    EXIT_LOG,
-    EXIT_PROTOCOL,
+    ENDINGS,
     EXIT_UNFINISHED,
+    AgentSaid,
     BatchEnded,
     Command,
     DrainAsked,
+    Ending,
     Event,
     Flushed,
     FlushLog,
     GiveBack,
     Held,
+    LimitChanged,
     Log,
     LogFailed,
     Received,
@@ -50,6 +51,8 @@ HEARTBEAT_S = 1.0
 """Until a WELCOME says otherwise."""
 HEARTBEAT_S_MIN = 0.01
 """What a broker asks for below this is not meant."""
+NEWS_HEARTBEATS = 0.1
+"""A heartbeat that has news goes out this much of the usual pause after the one before."""
 MISSED_MAX = 3
 """Heartbeats without a word from the broker: it is lost, or has forgotten us."""
 NO_CONNECTION_RETRY_S = 0.1
@@ -60,15 +63,6 @@ HELLO_HEARTBEATS_MAX = 5
 BATCHES_REMEMBERED_MAX = 100_000
 """Numbers of ended batches, so that one which comes twice isn't sent twice."""
 ERRORS_LOGGED_EVERY_S = 10.0
-
-Ending = Literal["drain", "conflict", "protocol", "log"]
-ENDINGS: dict[Ending, tuple[int, str]] = {
-    "drain": (0, "the worker is draining"),
-    "conflict": (EXIT_CONFLICT, "another worker with this name has taken over"),
-    "protocol": (EXIT_PROTOCOL, "the broker speaks another version"),
-    "log": (EXIT_LOG, "the outcome log can't be written"),
-}
-"""Why it ends: the exit status, and what messages that are handed back are told."""
 
 _NEVER = float("inf")
 _LONG_AGO = float("-inf")
@@ -82,7 +76,9 @@ class Session:
         """All that are here, in the order in which they came."""
         self._rows = rows
         self._reporter = Reporter(rows)
-        self._max_connections = max_connections
+        self._limit = max_connections
+        """Batches that run at once: what the server takes just now."""
+        self._agent = AgentSaid("ready", None)
         self._drain_timeout_s = drain_timeout_s
         self._waiting: deque[Held] = deque()
         self._running = 0
@@ -101,6 +97,7 @@ class Session:
         self._heard_at = _LONG_AGO
         self._speak_at = _LONG_AGO
         """When the next HELLO or HEARTBEAT is due."""
+        self._spoke_at = _LONG_AGO
         self._number = 0
         self._error_logged_at = _LONG_AGO
         self._silent_since: float | None = None
@@ -165,6 +162,12 @@ class Session:
                 if self._ending in (None, "drain"):
                     out.append(Log("error", "worker.log_failed", {"reason": event.reason}))
                     self._end("log", event.reason, now, out)
+            case LimitChanged(limit):
+                self._limit = limit
+                self._hurry()
+            case AgentSaid():
+                self._agent = event
+                self._hurry()
             case _:
                 assert_never(event)
         self._advance(now, out)
@@ -317,7 +320,7 @@ class Session:
     def _advance(self, now: Now, out: list[Command]) -> None:
         """Whatever time or the last event has made due."""
         mono = now.mono
-        while self._waiting and self._running < self._max_connections:
+        while self._waiting and self._running < self._limit:
             held = self._waiting.popleft()
             held.running = True
             self._running += 1
@@ -336,15 +339,22 @@ class Session:
         if self._reporting and mono >= self._reporter.due_at():
             self._flush = True
 
+    def _hurry(self) -> None:
+        """The next heartbeat has news."""
+        if self._welcomed:
+            self._speak_at = min(self._speak_at, self._spoke_at + NEWS_HEARTBEATS * self._heartbeat_s)
+
     def _speak(self, mono: float, out: list[Command]) -> None:
         self._number += 1
+        self._spoke_at = mono
         self._speak_at = mono + self._heartbeat_s
         if self._ending in ("conflict", "protocol"):
             return
         if self._welcomed:
             self._flush = True  # for what was confirmed, which nothing else is in a hurry to write down
             self._lease.heartbeat_sent(self._number, mono)
-            out.append(SendHeartbeat(self._number, self._last_batch, bool(self._ending)))
+            state = "drain" if self._ending else self._agent.state
+            out.append(SendHeartbeat(self._number, self._last_batch, state, self._agent.weight))
             return
         self._hello = self._number
         self._hellos += 1

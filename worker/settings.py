@@ -9,6 +9,8 @@ from worker.smtp.config import ServerConfig
 
 DRAIN_TIMEOUT_S = 30.0
 WEIGHT = 100
+AGENT_INTERVAL_S = 2.0
+"""HAProxy's default (`inter`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,11 @@ class Settings:
     outcome_log: Path
     weight: int = WEIGHT
     pools: tuple[str, ...] = ()
+    rate: str = ""
+    """What the server takes, as evenpost.schedule.rate reads it."""
+    agent: tuple[str, int] | None = None
+    """Host and port of the server's agent, which speaks HAProxy's words."""
+    agent_interval_s: float = AGENT_INTERVAL_S
     outcome_log_sync: bool = False
     drain_timeout_s: float = DRAIN_TIMEOUT_S
     log_sent: bool = False

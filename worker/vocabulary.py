@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from evenpost.wire.messages import BatchItem, HeldBatch, Message, Type
+from evenpost.wire.messages import BatchItem, HeldBatch, Message, ServerWord, Type
 from worker.reporting import Report
 
 EXIT_UNFINISHED = 1
@@ -15,6 +15,15 @@ EXIT_PROTOCOL = 76
 """EX_PROTOCOL: the broker speaks another version."""
 EXIT_CONFLICT = 78
 """EX_CONFIG: another worker with this name has taken over. Starting again would take it back: don't."""
+
+Ending = Literal["drain", "conflict", "protocol", "log"]
+ENDINGS: dict[Ending, tuple[int, str]] = {
+    "drain": (0, "the worker is draining"),
+    "conflict": (EXIT_CONFLICT, "another worker with this name has taken over"),
+    "protocol": (EXIT_PROTOCOL, "the broker speaks another version"),
+    "log": (EXIT_LOG, "the outcome log can't be written"),
+}
+"""Why it ends: the exit status, and what messages that are handed back are told."""
 
 
 class Held:
@@ -101,7 +110,25 @@ class LogFailed:
     reason: str
 
 
-Event: TypeAlias = Received | Unsent | Tick | Flushed | BatchEnded | DrainAsked | LogFailed
+@dataclass(frozen=True, slots=True)
+class LimitChanged:
+    """The server takes so many connections from now on."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSaid:
+    """The server's agent wants another share for it."""
+
+    state: ServerWord
+    weight: int | None
+    """None: the configured one."""
+
+
+Event: TypeAlias = (
+    Received | Unsent | Tick | Flushed | BatchEnded | DrainAsked | LogFailed | LimitChanged | AgentSaid
+)
 
 
 # --- commands ---------------------------------------------------------------------------------------
@@ -119,7 +146,8 @@ class SendHello:
 class SendHeartbeat:
     number: int
     last_batch: int
-    draining: bool
+    state: ServerWord = "ready"
+    weight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,34 @@
 """Least connections: which worker gets the next batch.
 
     L(w)   = in_flight + max(0, reported_busy + reported_external - in_flight_at_report)
-    key(w) = (L(w) + 1) / weight
+    key(w) = (L(w) + 1) / effective_weight(w)
 
 The lowest key wins, ties go to the least recently used. The broker's own count of batches in flight is
 exact; a heartbeat only adds what the broker can't know. Ranking on heartbeats alone would send everything to
 one server until the next heartbeat (Mitzenmacher, "How useful is old information?", TPDS 2000).
+
+Workers stand in heaps by their key, one heap for all and one a pool, and an entry is void once its worker has
+changed: a pick costs O(log n) in workers.
 """
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable
+from math import ceil, inf
+from typing import NamedTuple, Protocol
 
-from broker.core.state import Worker
+from broker.core.picks import Choice
+from broker.core.settings import Settings
+from broker.core.worker_state import Worker
 
-FAILURES_TO_HOLD = 2
-"""Batches in a row failed by the server after which it is left alone for a while."""
+RESERVE_FROM_CONNECTIONS = 20
+"""Below so many, one reserved connection would be too large a part of all."""
+_WEIGHT_MIN = 0.01
+"""What failures and slow start leave of a weight at least."""
+
+Accept = Callable[[Worker], bool]
+Tag = str | None
+"""A pool; None: all workers."""
 
 
 def load(worker: Worker) -> int:
@@ -22,104 +36,272 @@ def load(worker: Worker) -> int:
     return worker.in_flight + max(0, worker.busy + worker.external - worker.in_flight_at_report)
 
 
-def key(worker: Worker) -> float:
-    return (load(worker) + 1) / worker.weight
-
-
 def held(worker: Worker) -> bool:
-    """The server failed too often: while this lasts it gets nothing, then one message at a time."""
-    return worker.failures >= FAILURES_TO_HOLD
-
-
-def eligible(worker: Worker, now: float) -> bool:
-    """It may get a batch that it starts at once."""
-    return _available(worker, now) and worker.in_flight < worker.limit
+    """Its breaker isn't closed: it gets nothing, then one message."""
+    return worker.breaker.is_open
 
 
 def in_service(worker: Worker) -> bool:
     """It is here and nobody, nor its server, says that it should get nothing."""
-    return worker.welcomed and not worker.drained and not worker.leaving and not held(worker)
+    return worker.welcomed and worker.state == "ready" and not worker.breaker.is_open
 
 
-def _available(worker: Worker, now: float) -> bool:
-    if in_service(worker):
-        return True
-    probed = held(worker) and now >= worker.hold_until and not worker.batches
-    return probed and worker.welcomed and not worker.drained and not worker.leaving
+class Policy(Protocol):
+    """What the workers are ranked by."""
+
+    def key(self, worker: Worker, weight: float) -> float:
+        """The lowest gets the next batch. `weight`: the effective one, more than 0."""
+
+    def changed(self, worker: Worker) -> None:
+        """To be told of each worker that may have changed, before its key is asked for."""
 
 
-def _ahead(worker: Worker) -> int:
-    """Batches that it may have beyond its connections, so that none stands idle for a round trip."""
-    return max(1, worker.limit // 4)
+class LeastConnections:
+    def key(self, worker: Worker, weight: float) -> float:
+        return (load(worker) + 1) / weight
+
+    def changed(self, worker: Worker) -> None:
+        """It remembers nothing."""
+
+
+class LeastTime:
+    """Shortest expected delay: connections times the server's seconds a message. Who has no history yet
+    counts as the mean of the others."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, float] = {}
+        self._sum = 0.0
+
+    def key(self, worker: Worker, weight: float) -> float:
+        seconds = worker.seconds_a_message
+        if seconds <= 0:
+            seconds = self._sum / len(self._known) if self._known else 1.0
+        return (load(worker) + 1) * seconds / weight
+
+    def changed(self, worker: Worker) -> None:
+        known = self._known.pop(worker.name, 0.0)
+        seconds = worker.seconds_a_message if in_service(worker) else 0.0
+        if seconds > 0:
+            self._known[worker.name] = seconds
+        self._sum = self._sum + seconds - known if self._known else 0.0
 
 
 class _Order:
-    """Workers by their key: a heap in which an entry is void once its worker has changed."""
+    """Workers by their key."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, int, int, Worker]] = []
 
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def push(self, worker: Worker, workers: int) -> None:
-        entry = (key(worker), worker.last_used, worker.number, worker.version, worker)
-        heapq.heappush(self._heap, entry)
+    def push(self, key: float, worker: Worker, workers: int) -> None:
+        heapq.heappush(self._heap, (key, worker.last_used, worker.number, worker.version, worker))
         if len(self._heap) > 64 + 4 * workers:
             self._heap = [e for e in self._heap if e[3] == e[4].version]
             heapq.heapify(self._heap)
 
-    def first(self, accept: Callable[[Worker], bool]) -> Worker | None:
+    def first(self, accept: Accept) -> tuple[Worker, float, str, float] | None:
+        """The worker with the lowest key that `accept` takes, its key, and the name and key of the next.
+        It leaves the order: whoever takes it changes it."""
         passed_over = []
-        found = None
-        while self._heap:
-            entry = self._heap[0]
+        found: tuple[float, Worker] | None = None
+        second: tuple[str, float] = ("", 0.0)
+        heap = self._heap
+        while heap:
+            entry = heap[0]
             worker = entry[4]
             if entry[3] != worker.version:
-                heapq.heappop(self._heap)
-            elif accept(worker):
-                found = worker
-                break
+                heapq.heappop(heap)
+            elif not accept(worker):
+                passed_over.append(heapq.heappop(heap))
+            elif found is None:
+                heapq.heappop(heap)
+                found = (entry[0], worker)
             else:
-                passed_over.append(heapq.heappop(self._heap))
+                second = (worker.name, entry[0])
+                break
         for entry in passed_over:
-            heapq.heappush(self._heap, entry)
-        return found
+            heapq.heappush(heap, entry)
+        return (found[1], found[0], *second) if found is not None else None
+
+
+class _Sum(NamedTuple):
+    """What a worker adds to the sums of each of its pools."""
+
+    tags: tuple[Tag, ...] = ()
+    connections: int = 0
+    used: int = 0
+    speed: float = 0.0
 
 
 class Balancer:
     """The workers that may get something, in order."""
 
-    def __init__(self) -> None:
-        self._free = _Order()
-        self._full = _Order()
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._policy: Policy = LeastTime() if settings.policy == "least-time" else LeastConnections()
+        self._free: defaultdict[Tag, _Order] = defaultdict(_Order)
+        self._full: defaultdict[Tag, _Order] = defaultdict(_Order)
         """All connections are in use, but there is a place in the queue before them."""
         self._uses = 0
-        self._limits: dict[str, int] = {}
-        self.connections = 0
-        """All connections that workers here may use."""
+        self._sums: dict[str, _Sum] = {}
+        self._connections: defaultdict[Tag, int] = defaultdict(int)
+        self._used: defaultdict[Tag, int] = defaultdict(int)
+        self._speed: defaultdict[Tag, float] = defaultdict(float)
+        self._later: list[tuple[float, int, int, Worker]] = []
+        """A heap: workers that wait for a token of their server's rate or for the end of a pause."""
+
+    # --- what there is --------------------------------------------------------------------------
+
+    def connections(self, tag: Tag = None) -> int:
+        """All connections that workers in service may use."""
+        return self._connections[tag]
+
+    def speed(self, tag: Tag = None) -> float:
+        """Messages a second that they send when all are used, as far as it is known; 0: not known."""
+        return self._speed[tag]
+
+    def reserve(self, tag: Tag = None) -> int:
+        """Connections that only urgent campaigns may use."""
+        connections = self._connections[tag]
+        if connections < RESERVE_FROM_CONNECTIONS or self._settings.reserved_share <= 0:
+            return 0
+        return ceil(connections * self._settings.reserved_share)
+
+    def has_room(self, tag: Tag, urgent: bool) -> bool:
+        """Whether a connection is free for a campaign of this pool."""
+        free = self._connections[tag] - self._used[tag]
+        return free > 0 if urgent else free > self.reserve(tag)
+
+    def ramp(self, worker: Worker, now: float) -> float:
+        """The part of its share that a worker has: less than 1 while it starts slowly."""
+        return worker.breaker.ramp(now, self._settings.slow_start_s)
+
+    def weight(self, worker: Worker, now: float) -> float:
+        """The effective one: less while a server starts slowly, and with the part of its batches that
+        fail."""
+        well = (1.0 - worker.breaker.failure_rate(now)) ** 2
+        part = well * self.ramp(worker, now)
+        return worker.weight * max(part, _WEIGHT_MIN)
+
+    def limit(self, worker: Worker, now: float) -> int:
+        """Connections that a worker may have just now."""
+        ramp = self.ramp(worker, now)
+        return worker.limit if ramp >= 1.0 else max(1, int(worker.limit * ramp))
+
+    def key(self, worker: Worker, now: float) -> float:
+        return self._policy.key(worker, self.weight(worker, now))
+
+    # --- what changes ---------------------------------------------------------------------------
 
     def update(self, worker: Worker, now: float) -> None:
-        """To be called whenever something that `key` or `eligible` looks at has changed."""
+        """To be called whenever something that a worker is ranked or judged by has changed."""
         worker.version += 1
-        limit = worker.limit if worker.connected else 0
-        self.connections += limit - self._limits.get(worker.name, 0)
-        self._limits[worker.name] = limit
-        if not _available(worker, now):
+        self._policy.changed(worker)
+        limit = self.limit(worker, now)
+        breaker = worker.breaker
+        willing = worker.welcomed and worker.state == "ready"
+        if willing and breaker.is_open:
+            if worker.batches:
+                limit = 0
+            elif breaker.lets_probe(now):
+                limit = 1
+            else:
+                limit = 0
+                self._wait(worker, breaker.open_until)
+        if not willing:
+            limit = 0
+        self._count(worker, limit)
+        if not limit:
             return
-        if worker.in_flight < worker.limit:
-            self._free.push(worker, len(self._limits))
-        elif not worker.failures and worker.in_flight < worker.limit + _ahead(worker):
-            self._full.push(worker, len(self._limits))
+        if breaker.paused_until > now:
+            self._wait(worker, breaker.paused_until)
+            return
+        if worker.bucket is not None and not worker.bucket.available(now, 1):
+            self._wait(worker, worker.bucket.next_at(now))
+            return
+        if worker.in_flight < limit:
+            orders = self._free
+        elif not breaker.failures and limit == worker.limit and worker.in_flight < limit + _ahead(limit):
+            orders = self._full
+        else:
+            return
+        key = self.key(worker, now)
+        workers = len(self._sums)
+        orders[None].push(key, worker, workers)
+        for tag in worker.pools:
+            orders[tag].push(key, worker, workers)
 
-    def pick(self, accept: Callable[[Worker], bool], *, ahead: bool = False) -> Worker | None:
-        """The least loaded eligible worker that `accept` takes, or None. `ahead`: if there is none, one that
-        takes a batch before it has a connection for it. It stays in the order: the caller gives it a batch
-        and calls `update`."""
-        worker = self._free.first(accept)
-        if worker is None and ahead:
-            worker = self._full.first(accept)
-        if worker is not None:
-            self._uses += 1
-            worker.last_used = self._uses
-        return worker
+    def _count(self, worker: Worker, limit: int) -> None:
+        before = self._sums.get(worker.name, _Sum())
+        after = _Sum()
+        if limit:
+            speed = limit / worker.seconds_a_message if worker.seconds_a_message > 0 else 0.0
+            after = _Sum((None, *worker.pools), limit, min(limit, worker.in_flight), speed)
+        if after == before and worker.name in self._sums:
+            return
+        self._sums[worker.name] = after
+        for tag in before.tags:
+            self._connections[tag] -= before.connections
+            self._used[tag] -= before.used
+            self._speed[tag] -= before.speed
+        for tag in after.tags:
+            self._connections[tag] += after.connections
+            self._used[tag] += after.used
+            self._speed[tag] += after.speed
+
+    def _wait(self, worker: Worker, until: float) -> None:
+        if until == inf:
+            return  # for the journal's word on a rate: `update` follows it
+        heapq.heappush(self._later, (until, worker.number, worker.version, worker))
+
+    def refresh(self, now: float) -> None:
+        """Time has passed: who was waiting may be ready."""
+        later = self._later
+        while later and later[0][0] <= now:
+            _, _, version, worker = heapq.heappop(later)
+            if version == worker.version:
+                self.update(worker, now)
+
+    def next_at(self) -> float:
+        """When `refresh` will find something; infinity: not known of anything."""
+        while self._later and self._later[0][2] != self._later[0][3].version:
+            heapq.heappop(self._later)
+        return self._later[0][0] if self._later else inf
+
+    # --- the pick -------------------------------------------------------------------------------
+
+    def pick(
+        self,
+        tag: Tag,
+        now: float,
+        *,
+        urgent: bool = False,
+        ahead: bool = False,
+        accept: Accept | None = None,
+    ) -> tuple[Worker, Choice] | None:
+        """The least loaded eligible worker of a pool, or None. `ahead`: if there is none, one that takes a
+        batch before it has a connection for it. The caller gives it a batch and calls `update`."""
+        found = None
+
+        def fits(worker: Worker) -> bool:
+            if worker.bucket is not None and not worker.bucket.available(now, 1):
+                return False  # another worker of the same server took the last token
+            return accept is None or accept(worker)
+
+        def fits_beside_reserves(worker: Worker) -> bool:
+            return all(self.has_room(tag, False) for tag in worker.pools) and fits(worker)
+
+        if self.has_room(tag, urgent):
+            found = self._free[tag].first(fits if urgent else fits_beside_reserves)
+        if found is None and ahead:
+            found = self._full[tag].first(fits)
+        if found is None:
+            return None
+        worker, key, runner_up, runner_up_key = found
+        self._uses += 1
+        worker.last_used = self._uses
+        return worker, Choice(worker.name, key, runner_up, runner_up_key)
+
+
+def _ahead(limit: int) -> int:
+    """Batches that it may have beyond its connections, so that none stands idle for a round trip."""
+    return max(1, limit // 4)

@@ -1,13 +1,13 @@
 """A batch's end: what it tells of its server, and where messages without an outcome go."""
 
-from broker.core import campaigns, pacing
-from broker.core.balancer import FAILURES_TO_HOLD, held
+from typing import Any
+
+from broker.core import campaigns, pacing, quotas, ready
 from broker.core.commands import Command, Log
-from broker.core.state import Batch, Campaign, Message, State, Worker
+from broker.core.state import Batch, Campaign, Message, State
+from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 
-_HOLD_INITIAL_S = 1.0
-_HOLD_MAX_S = 60.0
 LOOK_FOR_ANOTHER_S = 30.0
 """So long a message waits for a worker that hasn't tried it."""
 
@@ -28,10 +28,7 @@ def put_back(state: State, campaign: Campaign, message: Message, failed: Worker 
     if failed is not None:
         message.tried |= {failed.name}
         message.untried_until = now.mono + LOOK_FOR_ANOTHER_S
-    if message.tried:
-        campaign.again.append(message)
-    else:
-        campaign.ready.appendleft(message)
+    ready.put_back(campaign, message)
     state.awake[campaign.number] = campaign
 
 
@@ -40,30 +37,53 @@ def done(state: State, batch: Batch) -> None:
     worker = batch.worker
     del state.batches[batch.number]
     del worker.batches[batch.number]
+    state.awake.update(state.looking)
+    state.looking.clear()
+    group = batch.group
+    if group is not None:
+        group.in_flight -= 1
+        state.awake.update(group.blocked)
+        group.blocked.clear()
     if batch.outcomes:
         seconds = (batch.ended_at - batch.began_at) / 1000
         worker.seconds_a_message = pacing.pace(worker.seconds_a_message, seconds, batch.outcomes)
 
 
 def judge(state: State, batch: Batch, now: Now) -> list[Command]:
-    """Whether the server failed in this batch, and how long it is left alone if so."""
-    worker = batch.worker
-    if not batch.failed:
-        return []
-    worker.failures += 1
-    wait = pacing.back_off(
-        worker.failures - FAILURES_TO_HOLD + 1, _HOLD_INITIAL_S, _HOLD_MAX_S, state.uniform
-    )
-    fields = {"worker": worker.name, "server": worker.server, "batch": batch.number}
-    fields |= {"reason": worker.reason, "failures": worker.failures}
-    if held(worker):
-        worker.hold_until = now.mono + wait
-        fields["back_off_s"] = round(wait, 1)
-    return [Log("warning", "server.failed", fields)]
+    """What the batch tells of its server: whether the breaker opens or closes, or the worker pauses."""
+    worker, breaker = batch.worker, batch.worker.breaker
+    fields: dict[str, Any] = {"worker": worker.name, "server": worker.server}
+    if batch.sent and breaker.succeeded(now.mono):
+        fields["slow_start_s"] = state.settings.slow_start_s
+        return [Log("info", "server.returned", fields)]
+    fields |= {"batch": batch.number, "reason": worker.reason}
+    if batch.failed:
+        wait = breaker.failed(now.mono, state.uniform)
+        fields["failures"] = breaker.failures
+        if wait:
+            fields["back_off_s"] = round(wait, 1)
+        return [Log("warning", "server.failed", fields)]
+    if batch.throttled:
+        wait = breaker.throttled(now.mono, state.uniform, sent=batch.sent > 0)
+        if breaker.pauses > 1:
+            return []  # told once, until it takes something again
+        fields |= {"limit": worker.limit, "pause_s": round(wait, 2)}
+        return [Log("info", "server.throttled", fields)]
+    if batch.sent:
+        breaker.ended_well(now.mono)
+    return []
+
+
+def refund(batch: Batch, messages: int, now: Now) -> None:
+    """So many of a batch's messages were never begun: they used nothing of any rate."""
+    for bucket in quotas.of(batch.worker, batch.campaign, batch.group):
+        if messages:
+            bucket.refund(now.mono, messages, batch.made_at)
 
 
 def give_back(state: State, batch: Batch, now: Now) -> list[Command]:
     """A batch that has left its worker: what has no outcome was never begun."""
+    refund(batch, len(batch.messages), now)
     for message in batch.messages.values():
         leave(batch.campaign, message)
         put_back(state, batch.campaign, message, None, now)

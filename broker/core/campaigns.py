@@ -1,8 +1,14 @@
 """A campaign's life: opened, filled, committed; paused, resumed, cancelled, reopened; expired, finished."""
 
+from email.utils import parseaddr
+
+from msgspec.structs import replace
+
+from broker.core import ready
 from broker.core.commands import (
     AddCampaign,
     AddRecipients,
+    Change,
     Command,
     Log,
     Persist,
@@ -10,14 +16,22 @@ from broker.core.commands import (
     Reopen,
     Reply,
     SetCampaign,
+    SetQuota,
     ToWorker,
 )
 from broker.core.events import CampaignStored, FromClient, Reopened, SubmissionOpened
-from broker.core.state import Campaign, Phase, State, Stored, message_id
+from broker.core.groups import domain_of
+from broker.core.settings import Settings
+from broker.core.state import Campaign, Phase, State, Stored, Stripe, message_id
 from evenpost.runtime.clock import Now
+from evenpost.schedule.rate import RateError, parse_rate
+from evenpost.schedule.window import WindowError, parse_window
 from evenpost.wire import limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
+
+STRIPES_MAX = 16
+"""Parts of a list that are read side by side."""
 
 _RESTATED = {"bounced": Stored.BOUNCED, "expired": Stored.EXPIRED, "held": Stored.HELD}
 
@@ -41,6 +55,10 @@ def opened(state: State, event: SubmissionOpened, now: Now) -> list[Command]:
         known = wire.CampaignOpen(campaign.id, campaign.chunks, campaign.total, committed)
         # Behind everything that is being written: "stored" has to be true when the client reads it.
         return [Persist((), (Reply(event.peer, event.request, known),))]
+    wrong = schedule_problem(request.options)
+    if wrong:
+        return [refuse(event.peer, event.request, Code.BAD_MESSAGE, wrong)]
+    options = with_sender_pool(state.settings, request)
     expire_at = request.options.expire_at or now.wall + int(state.settings.lifetime_s * 1000)
     campaign = Campaign(
         number=event.new_number,
@@ -48,13 +66,11 @@ def opened(state: State, event: SubmissionOpened, now: Now) -> list[Command]:
         submission=request.submission,
         template=event.packed_template,
         fingerprint=event.fingerprint,
-        options=request.options,
+        options=options,
         created_at=now.wall,
         expire_at=expire_at,
-        low_water=message_id(event.new_number, 0) - 1,
-        read_upto=message_id(event.new_number, 0) - 1,
     )
-    state.know(campaign)
+    know(state, campaign, now)
     fields = {"campaign": campaign.id, "name": request.options.name, "submission": request.submission}
     return [
         Persist((AddCampaign(campaign),)),
@@ -106,6 +122,7 @@ def committed(state: State, event: FromClient, request: wire.Commit) -> list[Com
     if campaign.phase is not Phase.OPEN:
         return [Persist((), (done,))]
     campaign.phase = Phase.ACTIVE
+    open_stripes(campaign, state.settings.page_rows)
     return [
         Persist((SetCampaign.of(campaign),), (done, Raise(CampaignStored(campaign.number)))),
         Log("info", "campaign.accepted", {"campaign": campaign.id, "recipients": campaign.total}),
@@ -176,9 +193,10 @@ def reopened(state: State, event: Reopened, now: Now) -> list[Command]:
     if campaign is None:
         campaign = event.campaign
         campaign.closed_as = None
-        campaign.fresh_done = True
         campaign.stored = True
-        state.know(campaign)
+        know(state, campaign, now)
+        for stripe in campaign.stripes:
+            stripe.low_water = stripe.read_upto = stripe.upto - 1
     campaign.reopening = False
     campaign.phase = Phase.PAUSED if campaign.phase is Phase.PAUSED else Phase.ACTIVE
     campaign.finished_at = 0
@@ -224,11 +242,7 @@ def call_back(state: State, campaign: Campaign) -> list[Command]:
 
 def _close(state: State, campaign: Campaign, stored: Stored) -> None:
     campaign.closed_as = stored
-    for waiting in (campaign.ready, campaign.again):
-        for message in waiting:
-            if message.batch == 0:
-                state.live.pop(message.id, None)
-        waiting.clear()
+    ready.clear(state, campaign)
 
 
 def finish_if_done(state: State, campaign: Campaign, now: Now) -> list[Command]:
@@ -247,7 +261,59 @@ def finish_if_done(state: State, campaign: Campaign, now: Now) -> list[Command]:
     state.forget(campaign)
     counts = {stored.name.lower(): count for stored, count in campaign.counts.items() if count}
     fields = {"campaign": campaign.id, "total": campaign.total, **counts}
-    return [Persist((SetCampaign.of(campaign),)), Log("info", "campaign.finished", fields)]
+    changes: list[Change] = [SetCampaign.of(campaign)]
+    if state.quotas.drop(bucket_key(campaign)):
+        changes.append(SetQuota(bucket_key(campaign), None))
+    return [Persist(tuple(changes)), Log("info", "campaign.finished", fields)]
+
+
+def know(state: State, campaign: Campaign, now: Now) -> None:
+    """Takes a campaign into memory: with its limits, and with the parts of its list."""
+    options = campaign.options
+    campaign.bucket = state.quotas.bucket(bucket_key(campaign), options.rate, now)
+    campaign.window = parse_window(options.window)
+    if campaign.phase is not Phase.OPEN:
+        open_stripes(campaign, state.settings.page_rows)
+    state.know(campaign)
+
+
+def bucket_key(campaign: Campaign) -> str:
+    return f"campaign:{campaign.id}"
+
+
+def open_stripes(campaign: Campaign, page_rows: int) -> None:
+    """Divides a campaign's list, or finds the division that the journal has."""
+    first, total = message_id(campaign.number, 0), campaign.total
+    if not campaign.marks:
+        count = max(1, min(STRIPES_MAX, total // page_rows))
+        campaign.marks = tuple(first + total * n // count - 1 for n in range(count))
+    count = len(campaign.marks)
+    campaign.stripes = [
+        Stripe(upto=first + total * (n + 1) // count, low_water=mark, read_upto=mark)
+        for n, mark in enumerate(campaign.marks)
+    ]
+
+
+def schedule_problem(options: wire.Options) -> str:
+    """What is wrong with a rate or a window; empty where nothing is."""
+    try:
+        parse_rate(options.rate)
+        parse_window(options.window)
+    except (RateError, WindowError) as error:
+        return str(error)
+    return ""
+
+
+def with_sender_pool(settings: Settings, request: wire.OpenCampaign) -> wire.Options:
+    """The options with the pool that the settings name for the sender's domain, where they name none."""
+    options = request.options
+    if options.pool is not None:
+        return options
+    domain = domain_of(parseaddr(request.template.sender)[1])
+    for rule in settings.senders:
+        if rule.domain == domain:
+            return replace(options, pool=rule.pool, overflow=options.overflow or rule.overflow)
+    return options
 
 
 def _not_running(event: FromClient, id_: str) -> Reply:

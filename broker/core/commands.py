@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from broker.core.buckets import StoredBucket
 from broker.core.events import Event
-from broker.core.state import Campaign, Stored, Worker
+from broker.core.state import Campaign, Stored
+from broker.core.worker_state import Worker
 from evenpost.wire import messages as wire
 
 # --- what is written to the journal: `Persist` ---------------------------------------------------
@@ -50,7 +52,7 @@ class SetCampaign:
     attempts: int
     unknown: int
     duplicates: int
-    low_water: int
+    marks: tuple[int, ...]
     expire_at: int
     finished_at: int
     closed_as: int | None
@@ -68,7 +70,7 @@ class SetCampaign:
             campaign.attempts,
             campaign.unknown,
             campaign.duplicates,
-            campaign.low_water,
+            campaign.current_marks,
             campaign.expire_at,
             campaign.finished_at,
             None if campaign.closed_as is None else int(campaign.closed_as),
@@ -83,7 +85,10 @@ class SetWorker:
     server: str
     log: str
     incarnation: int
-    drained: bool
+    state: str
+    """An operator's words: state, weight and limit; 0 for none."""
+    weight: int
+    limit: int
     gone: bool
     """It said goodbye: a restarted broker needn't wait for it."""
 
@@ -95,12 +100,22 @@ class SetWorker:
             worker.server,
             worker.log,
             worker.incarnation,
-            worker.drained,
+            worker.operator_state,
+            worker.operator_weight,
+            worker.operator_limit,
             worker.gone,
         )
 
 
-Change = AddCampaign | AddRecipients | SetMessages | SetSent | SetCampaign | SetWorker
+@dataclass(frozen=True, slots=True)
+class SetQuota:
+    """What a rate's bucket has granted, and will have granted before it says so again. None: forget it."""
+
+    key: str
+    stored: StoredBucket | None
+
+
+Change = AddCampaign | AddRecipients | SetMessages | SetSent | SetCampaign | SetWorker | SetQuota
 
 # --- commands -----------------------------------------------------------------------------------
 
@@ -157,9 +172,10 @@ class ReadFresh:
     """Read a campaign's next messages that were never tried; FreshRead answers."""
 
     campaign: int
-    after: int
-    """A message number."""
+    ranges: list[tuple[int, int]]
+    """Message numbers: after, up to but not including."""
     limit: int
+    """Messages of each range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +219,13 @@ class Reopen:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolveMx:
+    """Look a domain's mail exchanger up; MxFound answers."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     level: Literal["debug", "info", "warning", "error"]
     event: str
@@ -221,5 +244,6 @@ Command = (
     | ReadHeld
     | LookUp
     | Reopen
+    | ResolveMx
     | Log
 )

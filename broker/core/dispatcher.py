@@ -1,10 +1,13 @@
 """The core's front door: events in, commands out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import assert_never
 
-from broker.core import campaigns, late, outcomes, sending, workers
+from broker.core import campaigns as campaign_life
+from broker.core import late, outcomes, reading, sending, words
+from broker.core import workers as fleet
 from broker.core.balancer import Balancer
+from broker.core.buckets import StoredBucket
 from broker.core.commands import Command, Log, ToWorker
 from broker.core.events import (
     CampaignStored,
@@ -14,6 +17,8 @@ from broker.core.events import (
     FromWorker,
     HeldRead,
     LookedUp,
+    MxFound,
+    QuotaStored,
     Reopened,
     RetriesRead,
     SendFailed,
@@ -21,7 +26,11 @@ from broker.core.events import (
     Tick,
     WorkerStored,
 )
-from broker.core.state import Campaign, Phase, Settings, State, Stored, Worker
+from broker.core.groups import Group
+from broker.core.quotas import Quotas
+from broker.core.settings import Settings
+from broker.core.state import Campaign, Phase, State, Stored
+from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
@@ -43,15 +52,23 @@ class Dispatcher:
         campaigns: Iterable[Campaign],
         workers: Iterable[Worker],
         now: Now,
+        quotas: Mapping[str, StoredBucket] | None = None,
+        balancer: Balancer | None = None,
     ) -> None:
-        """`campaigns`: the journal's unfinished ones. `workers`: all it knows."""
+        """`campaigns`: the journal's unfinished ones. `workers`: all it knows. `quotas`: what rates have
+        granted. `balancer`: another one than the settings ask for, to compare them.
+
+        Raises RateError where the settings have a rate that isn't one."""
         self.state = State(settings=settings, uniform=uniform, boot=boot, broker=broker)
-        self.balancer = Balancer()
+        self.state.quotas = Quotas.of(quotas or {})
+        self.balancer = balancer or Balancer(settings)
+        for domain in settings.domains:
+            bucket = self.state.quotas.bucket(f"domain:{domain.name}", domain.rate, now)
+            self.state.groups.add(Group(domain, bucket))
         for campaign in campaigns:
             campaign.stored = campaign.phase is not Phase.OPEN
-            campaign.read_upto = campaign.low_water
             campaign.next_due = 0
-            self.state.know(campaign)
+            campaign_life.know(self.state, campaign, now)
         for worker in workers:
             self.state.workers[worker.name] = worker
         self.state.recovering_until = now.mono + settings.lease_s
@@ -66,13 +83,13 @@ class Dispatcher:
             case FromClient():
                 return self._from_client(event, now)
             case WorkerStored():
-                return workers.stored(state, self.balancer, event, now)
+                return fleet.stored(state, self.balancer, event, now)
             case FreshRead():
-                sending.fresh_read(state, event)
+                return reading.fresh_read(state, event, now)
             case RetriesRead():
-                sending.retries_read(state, event, now)
+                return reading.retries_read(state, event, now)
             case SubmissionOpened():
-                return campaigns.opened(state, event, now)
+                return campaign_life.opened(state, event, now)
             case CampaignStored():
                 if event.campaign in state.campaigns:
                     campaign = state.campaigns[event.campaign]
@@ -81,11 +98,15 @@ class Dispatcher:
             case LookedUp():
                 return late.looked_up(state, event, now)
             case HeldRead():
-                return workers.held_read(state, self.balancer, event, now)
+                return fleet.held_read(state, self.balancer, event, now)
             case SendFailed():
-                return workers.send_failed(state, self.balancer, event, now)
+                return fleet.send_failed(state, self.balancer, event, now)
             case Reopened():
-                return campaigns.reopened(state, event, now)
+                return campaign_life.reopened(state, event, now)
+            case QuotaStored():
+                sending.promised(state, self.balancer, event.key, now)
+            case MxFound():
+                reading.mx_found(state, event)
             case Tick():
                 return self._tick(now)
             case _:
@@ -94,54 +115,57 @@ class Dispatcher:
 
     def dispatch(self, now: Now) -> list[Command]:
         """Reads for what runs low, and batches for free workers."""
-        out = sending.reads(self.state, now)
+        out = reading.reads(self.state, now)
         out.extend(sending.dispatch(self.state, self.balancer, now))
+        out.extend(sending.promises(self.state, now))
         return out
+
+    def next_at(self) -> float:
+        """When `dispatch` will find something that waits for nothing but time (monotonic)."""
+        return sending.next_at(self.state, self.balancer)
 
     def _from_worker(self, event: FromWorker, now: Now) -> list[Command]:
         state, balancer, message = self.state, self.balancer, event.message
         if isinstance(message, wire.WorkerHello):
-            return workers.hello(state, balancer, event, message, now)
+            return fleet.hello(state, balancer, event, message, now)
         worker = state.by_peer.get(event.peer)
         if worker is None:
             text = "say hello first: this broker has restarted, or the connection is a new one"
             return [ToWorker(event.peer, wire.Error(Code.NOT_FOUND, text))]
-        workers.heard(worker, now)
+        fleet.heard(worker, now)
         match message:
             case wire.Outcomes():
                 return outcomes.reported(state, balancer, worker, message, now)
             case wire.Heartbeat():
-                return workers.heartbeat(state, balancer, worker, message, now)
+                return fleet.heartbeat(state, balancer, worker, message, now)
             case wire.Goodbye():
-                return workers.goodbye(state, balancer, worker, message, now)
+                return fleet.goodbye(state, balancer, worker, message, now)
         return []
 
     def _from_client(self, event: FromClient, now: Now) -> list[Command]:
         state, message = self.state, event.message
         match message:
             case wire.Recipients():
-                return campaigns.recipients(state, event, message)
+                return campaign_life.recipients(state, event, message)
             case wire.Commit():
-                return campaigns.committed(state, event, message)
+                return campaign_life.committed(state, event, message)
             case wire.Pause():
-                return campaigns.pause(state, event, message)
+                return campaign_life.pause(state, event, message)
             case wire.Resume():
-                return campaigns.resume(state, event, message)
+                return campaign_life.resume(state, event, message)
             case wire.Cancel():
-                return campaigns.cancel(state, event, message, now)
+                return campaign_life.cancel(state, event, message, now)
             case wire.RetryFailed():
-                return campaigns.retry_failed(state, event, message)
-            case wire.Drain():
-                return workers.order(state, self.balancer, event, message.worker, True, now)
-            case wire.Ready():
-                return workers.order(state, self.balancer, event, message.worker, False, now)
+                return campaign_life.retry_failed(state, event, message)
+            case wire.SetServer():
+                return words.order(state, self.balancer, event, message, now)
         return []
 
     def _tick(self, now: Now) -> list[Command]:
         state = self.state
-        out = workers.check(state, self.balancer, now)
+        out = fleet.check(state, self.balancer, now)
         if state.recovering_until is not None:
-            silent = [w.name for w in state.workers.values() if not workers.has_reported(w)]
+            silent = [w.name for w in state.workers.values() if not fleet.has_reported(w)]
             if not silent or now.mono >= state.recovering_until:
                 state.recovering_until = None
                 out.append(Log("info", "broker.recovered", {"silent_workers": silent}))
@@ -149,9 +173,9 @@ class Dispatcher:
         for campaign in list(state.campaigns.values()):
             if campaign.stored and campaign.closed_as is None and now.wall >= campaign.expire_at:
                 if not campaign.reopening:
-                    out.extend(campaigns.expire(state, campaign, now))
+                    out.extend(campaign_life.expire(state, campaign, now))
             elif campaign.stored and (campaign.closed_as is not None or not campaign.unfinished):
-                out.extend(campaigns.finish_if_done(state, campaign, now))
+                out.extend(campaign_life.finish_if_done(state, campaign, now))
         if now.mono - state.ticked_at >= _RATE_EVERY_S:
             self._measure(now.mono - state.ticked_at)
             state.ticked_at = now.mono
@@ -159,7 +183,8 @@ class Dispatcher:
 
     def _measure(self, seconds: float) -> None:
         for worker in self.state.workers.values():
-            worker.rate += _RATE_EWMA * ((worker.sent - worker.sent_before) / seconds - worker.rate)
+            sent = worker.sent - worker.sent_before
+            worker.rate_sent += _RATE_EWMA * (sent / seconds - worker.rate_sent)
             worker.sent_before = worker.sent
         for campaign in self.state.campaigns.values():
             sent = campaign.counts.get(Stored.SENT, 0)

@@ -77,14 +77,12 @@ class StoredRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FreshRead:
-    """The answer to ReadFresh."""
+    """The answer to ReadFresh, range by range."""
 
     campaign: int
-    rows: list[FreshRow]
-    upto: int
-    """The last message number that was looked at."""
-    complete: bool
-    """There are no more."""
+    rows: list[list[FreshRow]]
+    upto: list[int]
+    """The last message number that was looked at; the range's last one where there are no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +140,22 @@ class Reopened:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaStored:
+    """What was written of a bucket is on disk."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class MxFound:
+    """The answer to ResolveMx."""
+
+    domain: str
+    exchanger: str
+    """The name of its best mail exchanger; empty where there is none, or nobody answered."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -158,5 +172,7 @@ Event = (
     | LookedUp
     | SendFailed
     | Reopened
+    | QuotaStored
+    | MxFound
     | Tick
 )

@@ -1,5 +1,6 @@
 """What must hold after every event. The simulation checks it; a running broker doesn't pay for it."""
 
+from broker.core.ready import everything
 from broker.core.state import Phase, State, Stored
 
 
@@ -19,7 +20,7 @@ def violations(state: State) -> list[str]:
         found.extend(f"worker {worker.name} has batch {n}, which nobody knows" for n in strangers)
     waiting: dict[int, int] = {}
     for campaign in state.campaigns.values():
-        for message in (*campaign.ready, *campaign.again):
+        for message in everything(campaign):
             waiting[message.id] = waiting.get(message.id, 0) + 1
             if message.batch:
                 found.append(f"message {message.id:#x} waits and is in flight")
@@ -35,13 +36,21 @@ def violations(state: State) -> list[str]:
                 found.append(f"campaign {campaign.id}: counts {campaign.counts} of {campaign.total}")
             if campaign.in_flight > campaign.unfinished:
                 found.append(f"campaign {campaign.id}: more in flight than unfinished")
-        outstanding = sum(page.outstanding for page in campaign.pages)
-        with_page = sum(1 for m in state.live.values() if m.page in campaign.pages)
+        pages = {page for stripe in campaign.stripes for page in stripe.pages}
+        outstanding = sum(page.outstanding for page in pages)
+        with_page = sum(1 for m in state.live.values() if m.page in pages)
         if outstanding != with_page and campaign.closed_as is None:
             found.append(f"campaign {campaign.id}: {outstanding} outstanding, {with_page} in memory")
     found.extend(f"message {id_:#x} waits twice" for id_, times in waiting.items() if times > 1)
     for id_, message in state.live.items():
         if not message.batch and id_ not in waiting:
             found.append(f"message {id_:#x} is in memory and nowhere")
+    for group in state.groups.all:
+        lanes = sum(len(c.lanes.get(group, ())) for c in state.campaigns.values())
+        flying = [b for b in state.batches.values() if b.group is group]
+        if (lanes, len(flying)) != (group.waiting, group.in_flight):
+            found.append(f"group {group.name}: {lanes} wait, {len(flying)} batches, counted otherwise")
+        if 0 < group.settings.connections < len(flying):
+            found.append(f"group {group.name}: {len(flying)} batches, more than its connections")
     assert Stored.QUEUED not in {s for c in state.campaigns.values() for s in c.counts}
     return found

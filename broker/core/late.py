@@ -1,12 +1,13 @@
 """Outcomes that come late: again after a lost answer, after a restart of the broker, or from a worker that
 was taken for dead. The journal's row decides what is news."""
 
-from broker.core import campaigns
+from broker.core import campaigns, ready
 from broker.core.batches import leave
 from broker.core.commands import Command, Persist, SetCampaign, SetMessages, ToWorker
 from broker.core.events import LookedUp, StoredRow
 from broker.core.outcomes import Row, end, news_of, remember, row_of, verdict
-from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, Worker, message_id
+from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, message_id
+from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec
 from evenpost.wire.messages import Outcome, OutcomesCommitted
@@ -64,7 +65,7 @@ def _with_news(stored: StoredRow, news: News) -> StoredRow:
 
 
 def _tried(outcome: Outcome) -> bool:
-    return outcome.kind != "not_sent" and not (outcome.kind == "deferred" and outcome.scope == "server")
+    return outcome.kind != "not_sent" and not (outcome.kind == "deferred" and outcome.scope != "recipient")
 
 
 def _late(
@@ -112,8 +113,7 @@ def _in_memory(
         del state.batches[message.batch].messages[message.id]
         leave(campaign, message)
     else:
-        waiting = campaign.again if message in campaign.again else campaign.ready
-        waiting.remove(message)
+        ready.remove(campaign, message)
     end(state, campaign, message, stored)
     return row_of(message, stored, worker, outcome, None)
 

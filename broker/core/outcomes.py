@@ -1,6 +1,6 @@
 """What workers report of messages, and what follows from it."""
 
-from broker.core import batches, campaigns, pacing
+from broker.core import batches, campaigns
 from broker.core.balancer import Balancer, in_service
 from broker.core.commands import (
     Change,
@@ -13,7 +13,9 @@ from broker.core.commands import (
     SetSent,
     ToWorker,
 )
-from broker.core.state import Batch, Campaign, Message, News, State, Stored, Worker, message_id
+from broker.core.retry import retry_class, wait_s
+from broker.core.state import Batch, Campaign, Message, News, State, Stored, Stripe, message_id
+from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec, limits
 from evenpost.wire import messages as wire
@@ -101,12 +103,15 @@ def _settle(
     campaign, worker = batch.campaign, batch.worker
     batches.leave(campaign, message)
     kind = outcome.kind
-    if outcome.scope == "server" and kind in ("deferred", "not_sent", "unknown"):
-        batch.failed = True
+    if outcome.scope != "recipient" and kind in ("deferred", "not_sent", "unknown"):
+        if outcome.scope == "throttled":
+            batch.throttled = True
+        else:
+            batch.failed = True
         worker.reason = outcome.reply or f"{outcome.code} without a text"
     if kind == "sent":
         worker.sent += 1
-        worker.failures = 0
+        batch.sent += 1
         campaign.attempts += outcome.attempt > message.attempts
         if message.page is not None and not message.retry:
             sent.append(
@@ -116,7 +121,9 @@ def _settle(
         else:
             rows.append(row_of(message, Stored.SENT, worker, outcome, None))
         end(state, campaign, message, Stored.SENT)
-    elif kind == "not_sent" or (kind == "deferred" and outcome.scope == "server"):
+    elif kind == "not_sent" or (kind == "deferred" and outcome.scope != "recipient"):
+        if not outcome.code:
+            batches.refund(batch, 1, now)
         batches.put_back(state, campaign, message, worker if outcome.scope == "server" else None, now)
     elif (
         kind == "bounced"
@@ -135,12 +142,7 @@ def _settle(
 
 def another(state: State, campaign: Campaign, tried: frozenset[str]) -> bool:
     """Whether a worker that hasn't tried is in service for this campaign, busy as it may be."""
-    pool = campaign.options.pool
-    return any(
-        in_service(w) and w.name not in tried
-        for w in state.workers.values()
-        if pool is None or pool in w.pools
-    )
+    return any(in_service(w) and w.name not in tried for w in state.workers.values() if campaign.may_use(w))
 
 
 def not_taken(
@@ -165,7 +167,7 @@ def verdict(
         return Stored.SENT, None
     if kind == "bounced":
         return Stored.BOUNCED, None
-    wait_s = 0.0
+    wait = 0.0
     if kind == "unknown":
         campaign.unknown += 1
         before = sum(earlier[2] == "unknown" for earlier in message.earlier)
@@ -173,13 +175,13 @@ def verdict(
             return Stored.HELD, None
         tries = before
     if tries:
-        wait_s = pacing.back_off(
-            tries, state.settings.retry_initial_s, state.settings.retry_max_s, state.uniform
-        )
+        class_ = retry_class(outcome.code, outcome.reply, kind)
+        settings = state.settings
+        wait = wait_s(class_, tries, settings.retry_initial_s, settings.retry_max_s, state.uniform)
     if campaign.closed_as is not None:
         return Stored.DEFERRED, None
     # Never before what was read already, or a clock set back would hide it from the next read.
-    due_at = max(now.wall + int(wait_s * 1000), campaign.retries_read[0] + 1)
+    due_at = max(now.wall + int(wait * 1000), campaign.retries_read[0] + 1)
     campaign.next_due = due_at if campaign.next_due is None else min(campaign.next_due, due_at)
     return Stored.DEFERRED, due_at
 
@@ -246,11 +248,11 @@ def end(state: State, campaign: Campaign, message: Message, stored: Stored) -> N
     campaign.count(stored)
     if message.page is not None:
         message.page.outstanding -= 1
-        move_low_water(campaign)
+        move_low_water(message.page.stripe)
 
 
-def move_low_water(campaign: Campaign) -> None:
+def move_low_water(stripe: Stripe) -> None:
     """Past every page of which the journal knows all."""
-    pages = campaign.pages
+    pages = stripe.pages
     while pages and pages[0].outstanding == 0:
-        campaign.low_water = pages.popleft().last
+        stripe.low_water = pages.popleft().last

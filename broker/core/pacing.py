@@ -1,6 +1,7 @@
 """How much at a time, and how long to wait."""
 
 from collections.abc import Callable
+from math import ceil
 
 from evenpost.wire import limits
 
@@ -9,14 +10,20 @@ _FIRST_BATCH = 10
 _EWMA = 0.3
 
 
-def batch_size(seconds_a_message: float, target_s: float, left: int, connections: int) -> int:
+def batch_size(
+    seconds_a_message: float, target_s: float, left: int, connections: int, speed: float = 0.0
+) -> int:
     """Messages for one batch: about `target_s` of work, fewer towards the end of a campaign.
 
-    The end is guided self-scheduling (Polychronopoulos and Kuck, 1987): nobody takes more than its part of
-    half of what is `left`, so that the slowest server doesn't hold the last batch.
+    The end is guided self-scheduling (Polychronopoulos and Kuck, 1987): no batch takes longer than half of
+    the time in which all `connections`, which together send `speed` messages a second, would be done with
+    what is `left`. So the slowest server doesn't hold the last batch.
     """
     size = int(target_s / seconds_a_message) if seconds_a_message > 0 else _FIRST_BATCH
-    fair = -(-left // (2 * max(1, connections)))
+    if speed > 0 and seconds_a_message > 0:
+        fair = ceil(left / (2 * speed * seconds_a_message))
+    else:
+        fair = ceil(left / (2 * max(1, connections)))
     return max(1, min(size, fair, limits.BATCH_MESSAGES_MAX))
 
 

@@ -1,13 +1,19 @@
-"""From the journal into memory, and from memory to the least loaded worker."""
+"""From memory to the least loaded worker: whose turn it is, what goes into a batch, and who gets it."""
 
-from broker.core import pacing
-from broker.core.balancer import Balancer, eligible, held
-from broker.core.batches import LOOK_FOR_ANOTHER_S
-from broker.core.commands import Command, ReadFresh, ReadRetries, SendBatch, SendTemplate
-from broker.core.events import FreshRead, RetriesRead
-from broker.core.late import history
-from broker.core.outcomes import another, move_low_water
-from broker.core.state import Batch, Campaign, Message, Page, State, Stored, Worker, index_of
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from broker.core import pacing, quotas, ready
+from broker.core.balancer import Accept, Balancer
+from broker.core.commands import Command, Log, Persist, Raise, SendBatch, SendTemplate, SetQuota
+from broker.core.events import QuotaStored
+from broker.core.groups import Group
+from broker.core.outcomes import another
+from broker.core.picks import Choice, Picked
+from broker.core.state import Batch, Campaign, Message, State, index_of
+from broker.core.turns import PRIORITIES, Pools
+from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import limits
 
@@ -15,163 +21,172 @@ _BATCH_BITS = 32
 _PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
 
 
-def fresh_read(state: State, event: FreshRead) -> None:
-    campaign = state.campaigns.get(event.campaign)
-    if campaign is None:
-        return
-    campaign.reading = False
-    campaign.read_upto, campaign.fresh_done = event.upto, event.complete
-    page = Page(event.upto)
-    keep = campaign.closed_as is None
-    live, ready, stale = state.live, campaign.ready, campaign.settled_while_reading
-    for id_, address, values, attempts in event.rows:
-        if id_ in stale:
-            continue
-        message = live.get(id_)
-        if message is None:
-            if not keep:
-                continue
-            message = live[id_] = Message(id_, address, values, attempts)
-            ready.append(message)
-        message.page = page
-        page.outstanding += 1
-    campaign.settled_while_reading = set()
-    campaign.pages.append(page)
-    move_low_water(campaign)
-    state.awake[campaign.number] = campaign
+@dataclass(slots=True)
+class _Given:
+    """What goes to whom."""
 
-
-def retries_read(state: State, event: RetriesRead, now: Now) -> None:
-    campaign = state.campaigns.get(event.campaign)
-    if campaign is None:
-        return
-    campaign.reading = False
-    campaign.retries_read = event.upto
-    if event.next_due is not None:
-        campaign.next_due = min(event.next_due, campaign.next_due or event.next_due)
-    stale, campaign.settled_while_reading = campaign.settled_while_reading, set()
-    if campaign.closed_as is not None:
-        return
-    for row in event.rows:
-        if row.id in state.live or row.id in stale:
-            continue
-        message = Message(row.id, row.address, row.values, row.attempts, retry=True, earlier=history(row))
-        # A reply of its own server was the last word on a message: another server may think otherwise.
-        message.tried = frozenset(worker for _, worker, *_ in message.earlier)
-        message.untried_until = now.mono + LOOK_FOR_ANOTHER_S
-        state.live[row.id] = message
-        (campaign.again if message.tried else campaign.ready).append(message)
-    state.awake[campaign.number] = campaign
-
-
-def _in_turn(state: State, campaign: Campaign) -> None:
-    if not campaign.in_turn and (campaign.ready or campaign.again):
-        campaign.in_turn = True
-        state.turns[campaign.options.priority].append(campaign)
-
-
-def reads(state: State, now: Now) -> list[Command]:
-    """Asks the journal for more where a campaign's window runs low or retries are due. Looks only at
-    campaigns to which something has happened."""
-    if state.recovering_until is not None:
-        return []
-    out: list[Command] = []
-    rows = state.settings.page_rows
-    for campaign in state.awake.values():
-        _in_turn(state, campaign)
-        if campaign.reading or not started(campaign, now) or len(campaign.ready) >= rows:
-            continue
-        due = campaign.next_due is not None and campaign.next_due <= now.wall
-        if due and len(campaign.again) < rows:
-            campaign.reading = True
-            campaign.next_due = None
-            out.append(ReadRetries(campaign.number, campaign.retries_read, now.wall, rows))
-        elif not campaign.fresh_done:
-            campaign.reading = True
-            out.append(ReadFresh(campaign.number, campaign.read_upto, rows))
-    state.awake.clear()
-    return out
-
-
-def started(campaign: Campaign, now: Now) -> bool:
-    return campaign.sendable and (campaign.options.start_at or 0) <= now.wall
+    worker: Worker
+    choice: Choice
+    messages: list[Message]
+    group: Group | None = None
 
 
 def dispatch(state: State, balancer: Balancer, now: Now) -> list[Command]:
-    """Gives out batches as long as there is both a message that waits and a worker that is free."""
+    """Gives out batches as long as there is both a message that may go and a worker that is free."""
     if state.recovering_until is not None:
         return []
+    balancer.refresh(now.mono)
+    while state.sleeping and state.sleeping[0][0] <= now.mono:
+        awake = heapq.heappop(state.sleeping)[2]
+        if awake.waiting:
+            state.turns.add(awake)
     out: list[Command] = []
-    for turns in reversed(state.turns):
-        stuck = 0
-        while turns and stuck < len(turns):
-            campaign = turns[0]
-            if not started(campaign, now) or not (campaign.ready or campaign.again):
-                turns.popleft()
-                campaign.in_turn = False
+    full: set[Pools] = set()
+    for priority in range(PRIORITIES - 1, -1, -1):
+        while (campaign := state.turns.first(priority, full)) is not None:
+            if not campaign.waiting or not campaign.started(now):
+                state.turns.leave(campaign)
                 continue
-            turns.rotate(-1)
-            worker, messages = _next(state, balancer, campaign, now)
-            if worker is None:
-                stuck += 1
-                continue
-            stuck = 0
-            state.awake[campaign.number] = campaign
-            _send(state, worker, campaign, messages, out)
-            balancer.update(worker, now.mono)
+            given = _next(state, balancer, campaign, now)
+            if given is None:
+                full.add((campaign.options.pool, campaign.options.overflow))
+            elif isinstance(given, float):
+                state.turns.leave(campaign)
+                if given < float("inf"):
+                    heapq.heappush(state.sleeping, (given, campaign.number, campaign))
+            else:
+                state.awake[campaign.number] = campaign
+                _send(state, campaign, given, now, out)
+                state.turns.served(campaign, len(given.messages))
+                balancer.update(given.worker, now.mono)
     return out
 
 
-def _next(
-    state: State, balancer: Balancer, campaign: Campaign, now: Now
-) -> tuple[Worker | None, list[Message]]:
-    """A worker for this campaign's next batch and the messages of it."""
-    pool = campaign.options.pool
+def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Given | float | None:
+    """A campaign's next batch; or when to look again (monotonic, infinity: when something happens); or None,
+    where no worker of its pools has room."""
+    budget = limits.BATCH_MESSAGES_MAX
+    if campaign.bucket is not None:
+        budget = campaign.bucket.available(now.mono, budget)
+        if not budget:
+            return campaign.bucket.next_at(now.mono)
+    if not _has_room(balancer, campaign) and not _has_plenty(balancer, campaign):
+        return None
+    wake_at = float("inf")
+    for group, lane in campaign.lanes.items():
+        if group.is_full:
+            group.blocked[campaign.number] = campaign
+            continue
+        most = budget
+        if group.bucket is not None:
+            most = group.bucket.available(now.mono, budget)
+            if not most:
+                wake_at = min(wake_at, group.bucket.next_at(now.mono))
+                continue
+        found = _worker_for(state, balancer, campaign, lane[0], now)
+        if found is None and not lane[0].tried:
+            return None
+        if found is None:
+            lane.rotate(-1)
+            state.looking[campaign.number] = campaign
+            continue
+        size = _size(state, balancer, found[0], campaign, most, now)
+        count = _alike(lane, size)
+        return _Given(*found, ready.from_lane(campaign, group, count), group)
+    if campaign.again:
+        found = _worker_for(state, balancer, campaign, campaign.again[0], now)
+        if found is not None:
+            count = _alike(campaign.again, _size(state, balancer, found[0], campaign, budget, now))
+            return _Given(*found, [campaign.again.popleft() for _ in range(count)])
+        state.looking[campaign.number] = campaign
+    if campaign.ready:
+        found = _worker_for(state, balancer, campaign, campaign.ready[0], now)
+        if found is None:
+            return None
+        size = _size(state, balancer, found[0], campaign, budget, now)
+        waiting = campaign.ready
+        return _Given(*found, [waiting.popleft() for _ in range(min(size, len(waiting)))])
+    return wake_at
 
-    def in_pool(worker: Worker) -> bool:
-        return pool is None or pool in worker.pools
 
-    again = campaign.again
-    if again:
-        tried = again[0].tried
-        worker = balancer.pick(lambda w: in_pool(w) and w.name not in tried)
-        if worker is None and (now.mono >= again[0].untried_until or not another(state, campaign, tried)):
-            worker = balancer.pick(in_pool)
-        if worker is not None:
-            size = _size(state, balancer, worker, campaign)
-            messages: list[Message] = []
-            while again and len(messages) < size and again[0].tried == tried:
-                messages.append(again.popleft())
-            return worker, messages
-    ready = campaign.ready
-    if ready:
-        # Ahead only while there is plenty: what waits inside a worker can't go to one that is free earlier.
-        plenty = campaign.unfinished > balancer.connections * _PLENTY_A_CONNECTION
-        worker = balancer.pick(in_pool, ahead=plenty)
-        if worker is not None:
-            size = _size(state, balancer, worker, campaign)
-            return worker, [ready.popleft() for _ in range(min(size, len(ready)))]
-    return None, []
+def _alike(waiting: Iterable[Message], most: int) -> int:
+    """How many of the first messages have been tried by the same workers."""
+    count = 0
+    tried = None
+    for message in waiting:
+        if count == most or (tried is not None and message.tried != tried):
+            break
+        tried = message.tried
+        count += 1
+    return count
 
 
-def _size(state: State, balancer: Balancer, worker: Worker, campaign: Campaign) -> int:
-    if worker.failures:
+def _worker_for(
+    state: State, balancer: Balancer, campaign: Campaign, message: Message, now: Now
+) -> tuple[Worker, Choice] | None:
+    tried = message.tried
+    if not tried:
+        return _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
+    found = _pick(balancer, campaign, now, accept=lambda worker: worker.name not in tried)
+    if found is None and (now.mono >= message.untried_until or not another(state, campaign, tried)):
+        found = _pick(balancer, campaign, now)
+    return found
+
+
+def _has_room(balancer: Balancer, campaign: Campaign) -> bool:
+    pool, overflow = campaign.options.pool, campaign.options.overflow
+    if balancer.has_room(pool, campaign.urgent):
+        return True
+    return overflow is not None and balancer.has_room(overflow, campaign.urgent)
+
+
+def _has_plenty(balancer: Balancer, campaign: Campaign) -> bool:
+    """It may send ahead of connections. Only while there is plenty: what waits inside a worker can't go to
+    one that is free earlier."""
+    return campaign.unfinished > balancer.connections(campaign.options.pool) * _PLENTY_A_CONNECTION
+
+
+def _pick(
+    balancer: Balancer, campaign: Campaign, now: Now, *, ahead: bool = False, accept: Accept | None = None
+) -> tuple[Worker, Choice] | None:
+    options = campaign.options
+    urgent = campaign.urgent
+    found = balancer.pick(options.pool, now.mono, urgent=urgent, ahead=ahead, accept=accept)
+    if found is None and options.overflow is not None:
+        found = balancer.pick(options.overflow, now.mono, urgent=urgent, accept=accept)
+    return found
+
+
+def _size(state: State, balancer: Balancer, worker: Worker, campaign: Campaign, most: int, now: Now) -> int:
+    if worker.breaker.failures:
         return 1  # a probe: if the server is still down, one message learns it
-    left = len(campaign.ready) + len(campaign.again) if campaign.fresh_done else campaign.unfinished
-    return pacing.batch_size(
-        worker.seconds_a_message, state.settings.batch_target_s, left, balancer.connections
+    left = campaign.unfinished
+    if campaign.fresh_done:
+        left = sum(map(len, (campaign.ready, campaign.again, *campaign.lanes.values())))
+    pool = campaign.options.pool
+    size = pacing.batch_size(
+        worker.seconds_a_message,
+        state.settings.batch_target_s,
+        left,
+        balancer.connections(pool),
+        balancer.speed(pool),
     )
+    size = min(size, most)
+    return size if worker.bucket is None else worker.bucket.available(now.mono, size)
 
 
-def _send(
-    state: State, worker: Worker, campaign: Campaign, messages: list[Message], out: list[Command]
-) -> None:
+def _send(state: State, campaign: Campaign, given: _Given, now: Now, out: list[Command]) -> None:
     state.batches_made += 1
     number = state.boot << _BATCH_BITS | state.batches_made
+    worker, messages, group = given.worker, given.messages, given.group
     by_id = {message.id: message for message in messages}
-    batch = Batch(number, worker, campaign, by_id)
+    batch = Batch(number, worker, campaign, by_id, group=group, made_at=now.mono)
     state.batches[number] = worker.batches[number] = batch
     campaign.in_flight += len(messages)
+    if group is not None:
+        group.in_flight += 1
+    for bucket in quotas.of(worker, campaign, group):
+        state.quotas.take(bucket, now.mono, len(messages))
     items = []
     for message in messages:
         message.batch = number
@@ -182,7 +197,24 @@ def _send(
     else:
         _remember_template(worker, campaign)
         out.append(SendTemplate(worker.peer, campaign))
+    state.picks.add(Picked(now.wall, number, given.choice, tuple(by_id)))
+    if now.mono >= state.picks.logged_at + state.settings.dispatch_log_s:
+        state.picks.logged_at = now.mono
+        out.append(_told(campaign, batch, given.choice))
     out.append(SendBatch(worker.peer, number, campaign.number, items))
+
+
+def _told(campaign: Campaign, batch: Batch, choice: Choice) -> Log:
+    fields = {
+        "campaign": campaign.id,
+        "batch": batch.number,
+        "messages": len(batch.messages),
+        "worker": choice.worker,
+        "key": round(choice.key, 6),
+        "runner_up": choice.runner_up,
+        "runner_up_key": round(choice.runner_up_key, 6),
+    }
+    return Log("info", "dispatch", fields)
 
 
 def _remember_template(worker: Worker, campaign: Campaign) -> None:
@@ -197,33 +229,27 @@ def _remember_template(worker: Worker, campaign: Campaign) -> None:
         worker.templates_bytes -= size
 
 
-def why_waiting(state: State, campaign: Campaign, now: Now) -> str:
-    """Why nothing of this campaign is in flight, in words; empty where something is."""
-    if campaign.in_flight or not campaign.unfinished or campaign.closed_as is not None:
-        return ""
-    if not campaign.sendable:
-        return "" if campaign.stored else "its recipients are still coming in"
-    if not started(campaign, now):
-        return "its start_at has not come"
-    if state.recovering_until is not None:
-        return "the broker has restarted and waits for its workers' reports"
-    here = [w for w in state.workers.values() if w.connected]
-    if not here:
-        return "no worker is connected"
-    pool = campaign.options.pool
-    here = [w for w in here if pool is None or pool in w.pools]
-    if not here:
-        return f"no connected worker is in pool {pool!r}"
-    here = [w for w in here if not w.drained and not w.leaving]
-    if not here:
-        return "all its workers are draining"
-    failing = [w for w in here if held(w)]
-    if len(failing) == len(here):
-        return f"all its servers fail; {failing[0].name}: {failing[0].reason}"
-    if not campaign.ready and not campaign.again and campaign.counts.get(Stored.DEFERRED):
-        due = campaign.next_due
-        wait = "" if due is None else f" in {max(0, (due - now.wall) // 1000)} s"
-        return f"deferred messages are due again{wait}"
-    if not any(eligible(w, now.mono) for w in here):
-        return "all connections are in use"
-    return ""
+def promises(state: State, now: Now) -> list[Command]:
+    """What the journal has to know of rates before more goes out."""
+    return [
+        Persist((SetQuota(key, promise),), (Raise(QuotaStored(key)),))
+        for key, promise in state.quotas.promises(now)
+    ]
+
+
+def promised(state: State, balancer: Balancer, key: str, now: Now) -> None:
+    """The journal knows: more may be granted."""
+    bucket = state.quotas.buckets.get(key)
+    if bucket is None:
+        return
+    bucket.promised()
+    for worker in state.workers.values():
+        if worker.bucket is bucket:
+            balancer.update(worker, now.mono)
+    state.awake.update(state.campaigns)
+
+
+def next_at(state: State, balancer: Balancer) -> float:
+    """When `dispatch` will find something that only waits for time (monotonic)."""
+    sleeping = state.sleeping[0][0] if state.sleeping else float("inf")
+    return min(sleeping, balancer.next_at())

@@ -1,14 +1,24 @@
 """What the core knows: campaigns, messages in memory, batches and workers."""
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
 
+from broker.core.buckets import Bucket
+from broker.core.groups import Group, Groups
+from broker.core.picks import Picks
+from broker.core.quotas import Quotas
+from broker.core.settings import Settings
+from broker.core.turns import Turns
+from broker.core.worker_state import Worker
+from evenpost.runtime.clock import Now
+from evenpost.schedule.window import Window
 from evenpost.wire.messages import Options
 
 INDEX_BITS = 32
+URGENT = 7
+"""Campaigns of this priority and above may use the reserved connections."""
 
 PlainAttempt = tuple[int, str, str, int, str]
 """wire.Attempt's fields: when it ended, worker, outcome, code, reply."""
@@ -57,10 +67,29 @@ class Phase(IntEnum):
     CANCELLED = 4
 
 
-@dataclass(slots=True)
-class Page:
-    """Messages that were read from the journal together; the low-water mark moves page by page."""
+@dataclass(slots=True, eq=False)
+class Stripe:
+    """A part of a campaign's list. A page takes some of each stripe, so that a list sorted by domain doesn't
+    bring one provider's addresses all at once; within a stripe it is read in order, as the disk likes it."""
 
+    upto: int
+    """The message number after its last one."""
+    low_water: int
+    """Up to this message number the journal knows what became of each fresh message."""
+    read_upto: int
+    """Fresh messages up to this number have been read."""
+    pages: deque["Page"] = field(default_factory=deque)
+
+    @property
+    def is_read(self) -> bool:
+        return self.read_upto >= self.upto - 1
+
+
+@dataclass(slots=True, eq=False)
+class Page:
+    """Messages of a stripe that were read together; its low-water mark moves page by page."""
+
+    stripe: Stripe
     last: int
     """The highest message number that the page covers."""
     outstanding: int = 0
@@ -86,6 +115,8 @@ class Message:
     """Workers that failed it: others come first."""
     untried_until: float = 0.0
     """Until then (monotonic) it waits for a worker that hasn't tried it, if there is one."""
+    group: Group | None = None
+    """Of its domain, where that has limits."""
     batch: int = 0
     """0: ready."""
 
@@ -95,16 +126,23 @@ class Batch:
     """Messages that one worker sends over one connection."""
 
     number: int
-    worker: "Worker"
+    worker: Worker
     campaign: "Campaign"
     messages: dict[int, Message]
     """By message number; those whose outcome is known are gone."""
+    made_at: float = 0.0
+    """Monotonic."""
     began_at: int = 0
     """The earliest begin of its outcomes (ms, the worker's clock), 0 for none yet."""
     ended_at: int = 0
     outcomes: int = 0
     failed: bool = False
     """The server, not a recipient, failed in it."""
+    throttled: bool = False
+    """The server, which is well, wanted less."""
+    sent: int = 0
+    group: Group | None = None
+    """All its messages are of this group of domains, which has limits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,8 +165,8 @@ class Campaign:
     attempts: int = 0
     unknown: int = 0
     duplicates: int = 0
-    low_water: int = 0
-    """Up to this message number the journal knows what became of each fresh message."""
+    marks: tuple[int, ...] = ()
+    """How far each stripe of its list is done, as the journal had it; empty: not yet begun."""
     finished_at: int = 0
     closed_as: Stored | None = None
     """EXPIRED or CANCELLED: what the journal has as QUEUED or DEFERRED ended so, all at once."""
@@ -137,12 +175,18 @@ class Campaign:
     ready: deque[Message] = field(default_factory=deque)
     again: deque[Message] = field(default_factory=deque)
     """Messages that some server has failed: they look for another one first."""
+    lanes: dict[Group, deque[Message]] = field(default_factory=dict)
+    """Messages of groups of domains that have limits."""
+    unresolved: dict[str, list[Message]] = field(default_factory=dict)
+    """Messages whose domain's mail exchanger is being looked up."""
     in_flight: int = 0
     in_flight_retries: int = 0
-    pages: deque[Page] = field(default_factory=deque)
-    read_upto: int = 0
-    """Fresh messages up to this number have been read."""
-    fresh_done: bool = False
+    stripes: list[Stripe] = field(default_factory=list)
+    bucket: Bucket | None = None
+    """Of its rate."""
+    window: Window | None = None
+    share: float = 0.0
+    """Its virtual time among campaigns of its priority (start-time fair queueing): messages / weight."""
     next_due: int | None = None
     """When the journal's next deferred message is due (ms); None: there is none."""
     retries_read: tuple[int, int] = (0, 0)
@@ -158,6 +202,7 @@ class Campaign:
     """It stands in the dispatcher's queue."""
     sent_before: int = 0
     rate: float = 0.0
+    """Messages a second, lately."""
 
     def count(self, state: Stored, change: int = 1) -> None:
         self.counts[state] = self.counts.get(state, 0) + change
@@ -173,137 +218,38 @@ class Campaign:
         return self.queued + self.counts.get(Stored.DEFERRED, 0)
 
     @property
+    def fresh_done(self) -> bool:
+        """All its fresh messages have been read."""
+        return bool(self.stripes) and all(stripe.is_read for stripe in self.stripes)
+
+    @property
+    def current_marks(self) -> tuple[int, ...]:
+        return tuple(stripe.low_water for stripe in self.stripes) or self.marks
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a message in memory waits to be given out."""
+        return bool(self.ready or self.again or self.lanes)
+
+    def may_use(self, worker: Worker) -> bool:
+        """Whether a worker is in one of its pools."""
+        pool, overflow = self.options.pool, self.options.overflow
+        return pool is None or pool in worker.pools or (overflow is not None and overflow in worker.pools)
+
+    @property
+    def urgent(self) -> bool:
+        """It may use the reserved connections."""
+        return self.options.priority >= URGENT
+
+    @property
     def sendable(self) -> bool:
         return self.phase is Phase.ACTIVE and self.stored and self.closed_as is None
 
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    name: str
-    number: int
-    """In the journal: what message rows refer to."""
-    server: str = ""
-    log: str = ""
-    incarnation: int = 0
-    drained: bool = False
-    """An operator's word; it outlives restarts."""
-    gone: bool = False
-    """It said goodbye."""
-
-    # --- in memory only -------------------------------------------------------------------
-    peer: bytes = b""
-    """Its connection's routing id; empty while there is none."""
-    connected: bool = False
-    hello: int = 0
-    """The number of its last hello."""
-    welcomed: bool = False
-    """That hello is on disk and answered. Before that a batch would be one that a restarted broker doesn't
-    wait for, and that the worker, which waits for its welcome, throws away."""
-    leaving: bool = False
-    """It said itself that it drains."""
-    max_connections: int = 1
-    limit: int = 1
-    weight: int = 100
-    pools: frozenset[str] = frozenset()
-    batches: dict[int, Batch] = field(default_factory=dict)
-    busy: int = 0
-    open: int = 0
-    external: int = 0
-    in_flight_at_report: int = 0
-    heard_at: float = 0.0
-    """Any traffic."""
-    heard_wall: int = 0
-    lease_from: float = 0.0
-    """Arrival of the last hello or heartbeat that we answered: its lease can't have begun later."""
-    replay_upto: int = 0
-    """Its hello announced outcomes up to this number; until they have come, it hasn't told all."""
-    seen_upto: int = 0
-    """Outcomes of its log below this number have come."""
-    unheld: list[int] = field(default_factory=list)
-    """Batches it doesn't hold any more: what the replay doesn't settle was never begun."""
-    looking_up: int = 0
-    """Reports of it that wait for the journal."""
-    holding_read: bool = True
-    """False while the journal is being asked about what it holds."""
-    log_lost: bool = False
-    """It came back after a restart of the broker with another log: what it began before, nobody can tell,
-    and its older process may still be at it. A lease has to pass."""
-    orphaned: list[int] = field(default_factory=list)
-    """Batches of an incarnation whose outcome log is lost: they count as lost at `orphaned_until`."""
-    orphaned_until: float = 0.0
-    seconds_a_message: float = 0.0
-    """EWMA; 0: not measured yet."""
-    failures: int = 0
-    """Batches in a row that the server, not a recipient, failed."""
-    hold_until: float = 0.0
-    reason: str = ""
-    last_used: int = 0
-    version: int = 0
-    """Of its key: older entries of the balancer's heap are void."""
-    templates: OrderedDict[int, int] = field(default_factory=OrderedDict)
-    """Campaigns whose template this session has, least recently used first, with their sizes in bytes."""
-    templates_bytes: int = 0
-    sent: int = 0
-    deferred: int = 0
-    bounced: int = 0
-    sent_before: int = 0
-    rate: float = 0.0
-
-    @property
-    def in_flight(self) -> int:
-        return len(self.batches)
-
-    @property
-    def replaying(self) -> bool:
-        return self.seen_upto < self.replay_upto
-
-
-@dataclass(frozen=True, slots=True)
-class DomainGroup:
-    """Recipient domains that share limits, because one provider is behind them."""
-
-    name: str
-    names: frozenset[str] = frozenset()
-    """Lower case, IDN as ASCII."""
-    mx: tuple[str, ...] = ()
-    """Also every domain whose best mail exchanger's name ends in one of these."""
-    connections: int = 0
-    """At most so many batches with its messages at once; 0: no limit."""
-    rate: str = ""
-    """evenpost.schedule.rate; empty: no limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class SenderPool:
-    """The pool of campaigns from a domain that name none themselves."""
-
-    domain: str
-    pool: str
-    overflow: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What an operator can set of the core."""
-
-    heartbeat_s: float = 1.0
-    heartbeats_missed_max: int = 3
-    lease_s: float = 10.0
-    retry_initial_s: float = 60.0
-    retry_max_s: float = 3_600.0
-    lifetime_s: float = 5 * 86_400.0
-    """A campaign without `expire_at` expires after this: Postfix's maximal_queue_lifetime."""
-    batch_target_s: float = 0.2
-    page_rows: int = 4_000
-    policy: Literal["least-connections", "least-time"] = "least-connections"
-    slow_start_s: float = 20.0
-    """A server that came back gets its full share only after this; 0: at once."""
-    reserved_share: float = 0.01
-    """Connections that only urgent campaigns (priority 7 and above) may use, as a part of all."""
-    domains: tuple[DomainGroup, ...] = ()
-    senders: tuple[SenderPool, ...] = ()
-    dispatch_log_s: float = 10.0
-    """The `dispatch` event tells of one pick in this time; 0: of each."""
+    def started(self, now: Now) -> bool:
+        """It may send now: its time has come and its window is open."""
+        if not self.sendable or (self.options.start_at or 0) > now.wall:
+            return False
+        return self.window is None or self.window.is_open(now.wall)
 
 
 @dataclass(slots=True, eq=False)
@@ -335,8 +281,15 @@ class State:
     """In the same time: campaigns that have ended, as the journal will have them."""
     recovering_until: float | None = None
     """Nothing is sent before every worker that the journal knows has reported, or this time has come."""
-    turns: list[deque[Campaign]] = field(default_factory=lambda: [deque() for _ in range(10)])
-    """Campaigns with messages ready, by priority, in turn."""
+    turns: Turns = field(default_factory=Turns)
+    """Campaigns with messages ready."""
+    sleeping: list[tuple[float, int, Campaign]] = field(default_factory=list)
+    """A heap: campaigns that wait for a rate's next token, and until when (monotonic)."""
+    looking: dict[int, Campaign] = field(default_factory=dict)
+    """Campaigns with messages that wait for another server than those that failed them."""
+    quotas: Quotas = field(default_factory=Quotas)
+    groups: Groups = field(default_factory=Groups)
+    picks: Picks = field(default_factory=Picks)
     awake: dict[int, Campaign] = field(default_factory=dict)
     """Campaigns to which something has happened since the last dispatch."""
     ticked_at: float = 0.0
@@ -348,6 +301,8 @@ class State:
         del self.campaigns[campaign.number]
         del self.by_id[campaign.id]
         del self.by_submission[campaign.submission]
+        self.looking.pop(campaign.number, None)
+        self.awake.pop(campaign.number, None)
 
     def know(self, campaign: Campaign) -> None:
         self.ended.pop(campaign.number, None)

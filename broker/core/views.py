@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from broker.core.balancer import held
-from broker.core.sending import started, why_waiting
-from broker.core.state import Campaign, Phase, State, Stored, Worker
+from broker.core.balancer import Balancer, load
+from broker.core.explain import waiting_for, why_not
+from broker.core.state import Campaign, Phase, State, Stored
+from broker.core.words import spoken
+from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
+
+WorkerState = Literal["ready", "slow start", "throttled", "draining", "maint", "backing off", "lost", "gone"]
 
 _PHASES: dict[Phase, wire.CampaignState] = {
     Phase.OPEN: "open",
@@ -40,8 +44,10 @@ def stored_states(only: Sequence[wire.MessageState], campaign: Campaign) -> list
     return sorted(states)
 
 
-def campaign_status(campaign: Campaign, state: State | None, now: Now) -> wire.CampaignStatus:
-    """`state`: None for a campaign that isn't in memory."""
+def campaign_status(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> wire.CampaignStatus:
+    """A campaign that isn't in memory has ended."""
+    in_memory = campaign.number in state.campaigns
+    options = campaign.options
     counts = {s.name.lower(): n for s, n in campaign.counts.items() if n}
     fresh_in_flight = campaign.in_flight - campaign.in_flight_retries
     deferred = campaign.counts.get(Stored.DEFERRED, 0) - campaign.in_flight_retries
@@ -51,8 +57,8 @@ def campaign_status(campaign: Campaign, state: State | None, now: Now) -> wire.C
         "deferred": deferred,
     }
     phase = _PHASES[campaign.phase]
-    if phase == "running" and not started(campaign, now) and campaign.stored:
-        phase = "scheduled" if campaign.closed_as is None else "running"
+    if phase == "running" and campaign.stored and campaign.closed_as is None and not campaign.started(now):
+        phase = "scheduled"
     return wire.CampaignStatus(
         campaign=campaign.id,
         name=campaign.options.name,
@@ -60,29 +66,46 @@ def campaign_status(campaign: Campaign, state: State | None, now: Now) -> wire.C
         created_at=campaign.created_at,
         total=campaign.total,
         counts={name: count for name, count in counts.items() if count},
-        priority=campaign.options.priority,
-        pool=campaign.options.pool,
-        start_at=campaign.options.start_at,
+        priority=options.priority,
+        pool=options.pool,
+        overflow=options.overflow,
+        weight=options.weight,
+        rate_limit=options.rate,
+        window=options.window,
+        start_at=options.start_at,
         expire_at=campaign.expire_at,
         finished_at=campaign.finished_at or None,
         attempts=campaign.attempts,
         unknown=campaign.unknown,
         duplicates=campaign.duplicates,
         rate=round(campaign.rate, 1),
-        waiting_for=why_waiting(state, campaign, now) if state is not None else "",
+        eta_at=_eta(campaign, state, now) if in_memory else None,
+        waiting_for=waiting_for(state, balancer, campaign, now) if in_memory else "",
     )
 
 
-def worker_status(worker: Worker) -> wire.WorkerStatus:
-    state: Literal["ready", "draining", "backing off", "lost", "gone"] = "ready"
+def _eta(campaign: Campaign, state: State, now: Now) -> int | None:
+    return eta()
+
+
+def _state(worker: Worker, ramp: float, now: Now) -> WorkerState:
+    breaker = worker.breaker
     if worker.gone:
-        state = "gone"
-    elif not worker.connected:
-        state = "lost"
-    elif worker.drained or worker.leaving:
-        state = "draining"
-    elif held(worker):
-        state = "backing off"
+        return "gone"
+    if not worker.connected:
+        return "lost"
+    if worker.state != "ready":
+        return "maint" if worker.state == "maint" else "draining"
+    if breaker.is_open:
+        return "backing off"
+    if breaker.paused_until > now.mono:
+        return "throttled"
+    return "slow start" if ramp < 1.0 else "ready"
+
+
+def worker_status(worker: Worker, balancer: Balancer, now: Now) -> wire.WorkerStatus:
+    state = _state(worker, balancer.ramp(worker, now.mono), now)
+    eligible = not why_not(balancer, worker, now)[0]
     return wire.WorkerStatus(
         worker=worker.name,
         server=worker.server,
@@ -90,14 +113,21 @@ def worker_status(worker: Worker) -> wire.WorkerStatus:
         open=worker.open,
         busy=worker.busy,
         in_flight=worker.in_flight,
-        limit=worker.limit,
+        limit=balancer.limit(worker, now.mono),
         max_connections=worker.max_connections,
         weight=worker.weight,
         pools=sorted(worker.pools),
         sent=worker.sent,
         deferred=worker.deferred,
         bounced=worker.bounced,
-        rate=round(worker.rate, 1),
+        rate=round(worker.rate_sent, 1),
         last_seen_at=worker.heard_wall,
-        reason=worker.reason if state in ("backing off", "lost") else "",
+        reason=worker.reason if state in ("backing off", "throttled", "lost") else "",
+        external=worker.external,
+        load=load(worker),
+        key=round(balancer.key(worker, now.mono), 6) if eligible else 0.0,
+        seconds_a_message=worker.seconds_a_message,
+        failure_rate=round(worker.breaker.failure_rate(now.mono), 3),
+        rate_limit=worker.rate,
+        operator=spoken(worker),
     )

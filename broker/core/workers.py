@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from broker.core import batches, campaigns, outcomes
+from broker.core import batches, campaigns, outcomes, words
 from broker.core.balancer import Balancer
 from broker.core.commands import (
     Command,
@@ -10,16 +10,17 @@ from broker.core.commands import (
     Persist,
     Raise,
     ReadHeld,
-    Reply,
     SetCampaign,
     SetMessages,
     SetWorker,
     ToWorker,
 )
-from broker.core.events import FromClient, FromWorker, HeldRead, SendFailed, WorkerStored
+from broker.core.events import FromWorker, HeldRead, SendFailed, WorkerStored
 from broker.core.late import history
-from broker.core.state import Batch, Campaign, Message, State, Stored, Worker, index_of, message_id
+from broker.core.state import Batch, Campaign, Message, State, Stored, index_of, message_id
+from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
+from evenpost.schedule.rate import RateError
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -42,6 +43,10 @@ def hello(
         if worker.connected and worker.incarnation < request.incarnation:
             text = f"a newer process has registered as worker {worker.name!r}"
             out.append(ToWorker(worker.peer, wire.Error(Code.CONFLICT, text)))
+    try:
+        bucket = state.quotas.bucket(f"server:{request.server}", request.rate, now)
+    except RateError as error:
+        return [ToWorker(peer, wire.Error(Code.BAD_MESSAGE, f"its rate: {error}"))]
     restarted = bool(worker.log) and worker.log != request.log
     came_back = worker.connected
     if restarted:
@@ -51,13 +56,18 @@ def hello(
         worker.unheld = []
         worker.log_lost = state.recovering_until is not None
         out.append(Log("warning", "worker.log_lost", {"worker": worker.name, "server": request.server}))
-    worker.peer, worker.connected, worker.gone, worker.leaving = peer, True, False, False
+    if worker.heard_at and not came_back and state.recovering_until is None:
+        worker.breaker.returned_at = now.mono  # we had it, lost it and have it again
+    worker.peer, worker.connected, worker.gone = peer, True, False
     worker.hello, worker.welcomed = event.request, False
     if worker.incarnation != request.incarnation:
-        worker.failures, worker.reason = 0, ""  # restarted, perhaps with what it needs: another chance
+        worker.breaker.reset()  # restarted, perhaps with what it needs: another chance
+        worker.reason = ""
     worker.log, worker.incarnation, worker.server = request.log, request.incarnation, request.server
-    worker.max_connections = worker.limit = request.max_connections
-    worker.weight, worker.pools = request.weight, frozenset(request.pools)
+    worker.max_connections = worker.reported_limit = request.max_connections
+    worker.hello_weight, worker.pools = request.weight, frozenset(request.pools)
+    worker.own_state, worker.own_weight = "ready", None
+    worker.rate, worker.bucket = request.rate, bucket
     worker.busy = worker.open = worker.external = worker.in_flight_at_report = 0
     worker.templates.clear()
     worker.templates_bytes = 0
@@ -155,11 +165,15 @@ def heartbeat(
 ) -> list[Command]:
     worker.lease_from = now.mono
     worker.busy, worker.open, worker.external = request.busy, request.open, request.external
-    worker.limit = min(request.limit, worker.max_connections)
+    worker.reported_limit = request.limit
     worker.in_flight_at_report = sum(1 for number in worker.batches if number <= request.last_batch)
-    worker.leaving = request.draining
+    before = worker.state
+    worker.own_state, worker.own_weight = request.state, request.weight
+    out: list[Command] = [ToWorker(worker.peer, wire.HeartbeatAck(request.number))]
+    if worker.state != before:
+        out.extend(words.changed(worker, before, "worker", now))
     balancer.update(worker, now.mono)
-    return [ToWorker(worker.peer, wire.HeartbeatAck(request.number))]
+    return out
 
 
 def goodbye(
@@ -219,7 +233,7 @@ def check(state: State, balancer: Balancer, now: Now) -> list[Command]:
             worker.orphaned = []
             out.extend(lose(state, worker, orphans, now))
             balancer.update(worker, now.mono)
-        if worker.failures and worker.connected and now.mono >= worker.hold_until:
+        if worker.connected and worker.breaker.is_changing(now.mono):
             balancer.update(worker, now.mono)
     return out
 
@@ -260,23 +274,3 @@ def lose(state: State, worker: Worker, lost: Iterable[Batch], now: Now) -> list[
     for campaign in touched.values():
         out.extend(campaigns.finish_if_done(state, campaign, now))
     return out
-
-
-def order(
-    state: State, balancer: Balancer, event: FromClient, name: str, drained: bool, now: Now
-) -> list[Command]:
-    """DRAIN and READY: an operator's word, kept in the journal."""
-    worker = state.workers.get(name)
-    if worker is None:
-        known = ", ".join(sorted(state.workers)) or "none has ever connected"
-        text = f"no worker is called {name!r}; known: {known}"
-        return [campaigns.refuse(event.peer, event.request, Code.NOT_FOUND, text)]
-    worker.drained = drained
-    if not drained:
-        worker.failures = 0
-    balancer.update(worker, now.mono)
-    stored = SetWorker.of(worker)
-    return [
-        Persist((stored,), (Reply(event.peer, event.request, wire.Done()),)),
-        Log("info", "worker.drained" if drained else "worker.readied", {"worker": name}),
-    ]

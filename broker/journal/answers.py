@@ -9,11 +9,13 @@ from broker.journal.store import Journal
 def answer(command: ReadFresh | ReadRetries | ReadHeld | LookUp, journal: Journal) -> Event:
     """What the journal has to say to the command, as of now."""
     match command:
-        case ReadFresh(campaign, after, limit):
-            rows = journal.fresh(campaign, after, limit)
-            complete = len(rows) < limit
-            upto = message_id(campaign + 1, 0) - 1 if complete else rows[-1][0]
-            return FreshRead(campaign, rows, upto, complete)
+        case ReadFresh(campaign, ranges, limit):
+            rows = [journal.fresh(after, upto, limit) for after, upto in ranges]
+            read = [
+                part[-1][0] if len(part) == limit else upto - 1
+                for part, (_, upto) in zip(rows, ranges, strict=True)
+            ]
+            return FreshRead(campaign, rows, read)
         case ReadRetries(campaign, after, due_upto, limit):
             return RetriesRead(campaign, *journal.retries(campaign, after, due_upto, limit))
         case ReadHeld(worker, batches):

@@ -7,15 +7,17 @@ from typing import Any
 
 import apsw
 
+from broker.core.buckets import StoredBucket
 from broker.core.events import FreshRow, StoredRow
-from broker.core.state import Campaign, Phase, Stored, Worker, message_id
+from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.worker_state import Worker
 from broker.journal.store import JournalError, ReportLine
 from evenpost.wire import codec
 from evenpost.wire.messages import Options
 
 _CAMPAIGN = """
 SELECT number, id, submission, template, fingerprint, options, created_at, expire_at, phase, chunks, total,
-    counts, attempts, unknown, duplicates, low_water, finished_at, closed_as FROM campaign
+    counts, attempts, unknown, duplicates, marks, finished_at, closed_as FROM campaign
 """
 _STORED = """
 SELECT m.id, m.address, m.fields, m.state, m.attempts, m.history, coalesce(m.code, 0), coalesce(m.reply, ''),
@@ -82,18 +84,22 @@ class Reads(ABC):
         return max(newest + 1, self._next_campaign)
 
     def workers(self) -> list[Worker]:
-        query = "SELECT name, number, server, log, incarnation, drained, gone FROM worker"
+        query = "SELECT name, number, server, log, incarnation, gone, state, weight, maxconn FROM worker"
         return [
-            Worker(name, number, server, log, incarnation, bool(drained), bool(gone))
-            for name, number, server, log, incarnation, drained, gone in self._rows(query)
+            Worker(name, number, server, log, incarnation, bool(gone), state, weight, limit)
+            for name, number, server, log, incarnation, gone, state, weight, limit in self._rows(query)
         ]
 
-    def fresh(self, campaign: int, after: int, limit: int) -> list[FreshRow]:
+    def quotas(self) -> dict[str, StoredBucket]:
+        rows = self._rows("SELECT key, used FROM quota")
+        return {key: StoredBucket.from_plain(codec.unpack_values(used)) for key, used in rows}
+
+    def fresh(self, after: int, upto: int, limit: int) -> list[FreshRow]:
         query = (
             "SELECT id, address, fields, attempts FROM message"
             " WHERE id > ? AND id < ? AND state = 0 ORDER BY id LIMIT ?"
         )
-        return self._rows(query, (after, message_id(campaign + 1, 0), limit))
+        return self._rows(query, (after, upto, limit))
 
     def retries(
         self, campaign: int, after: tuple[int, int], due_upto: int, limit: int
@@ -134,7 +140,7 @@ class Reads(ABC):
 def _campaign(row: Sequence[Any]) -> Campaign:
     (
         number, id_, submission, template, fingerprint, options, created_at, expire_at, phase, chunks, total,
-        counts, attempts, unknown, duplicates, low_water, finished_at, closed_as,
+        counts, attempts, unknown, duplicates, marks, finished_at, closed_as,
     ) = row  # fmt: skip
     return Campaign(
         number=number,
@@ -152,8 +158,7 @@ def _campaign(row: Sequence[Any]) -> Campaign:
         attempts=attempts,
         unknown=unknown,
         duplicates=duplicates,
-        low_water=low_water,
-        read_upto=low_water,
+        marks=tuple(codec.unpack_values(marks)) if marks else (),
         finished_at=finished_at,
         closed_as=None if closed_as is None else Stored(closed_as),
     )

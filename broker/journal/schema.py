@@ -3,7 +3,7 @@
 APPLICATION_ID = 0x45564E50
 """'EVNP' in the file's header: other people's databases are refused."""
 
-VERSION = 1
+VERSION = 2
 
 CREATE = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -24,7 +24,7 @@ CREATE TABLE campaign (
     attempts INTEGER NOT NULL DEFAULT 0,
     unknown INTEGER NOT NULL DEFAULT 0,
     duplicates INTEGER NOT NULL DEFAULT 0,
-    low_water INTEGER NOT NULL,
+    marks BLOB,
     finished_at INTEGER NOT NULL DEFAULT 0,
     closed_as INTEGER,
     recount INTEGER NOT NULL DEFAULT 0
@@ -66,9 +66,14 @@ CREATE TABLE worker (
     server TEXT NOT NULL,
     log TEXT NOT NULL,
     incarnation INTEGER NOT NULL,
-    drained INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'ready',
+    weight INTEGER NOT NULL DEFAULT 0,
+    maxconn INTEGER NOT NULL DEFAULT 0,
     gone INTEGER NOT NULL
 );
+
+-- What rates have granted, so that a restart doesn't grant it again.
+CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
 
 -- Workers keep outcomes and batches by these numbers, across restarts of the broker, and may meet another
 -- journal: a new one in this one's place, or this one restored from a backup. So each journal begins at a
@@ -77,5 +82,17 @@ INSERT INTO meta VALUES ('boot', 1 + abs(random() % 1073741824));
 INSERT INTO meta VALUES ('campaign', 1 + abs(random() % 1073741824));
 """
 
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    # A campaign's list is read in several parts side by side: unfinished ones are looked through once more.
+    1: """
+ALTER TABLE campaign DROP COLUMN low_water;
+ALTER TABLE campaign ADD COLUMN marks BLOB;
+ALTER TABLE worker ADD COLUMN state TEXT NOT NULL DEFAULT 'ready';
+ALTER TABLE worker ADD COLUMN weight INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE worker ADD COLUMN maxconn INTEGER NOT NULL DEFAULT 0;
+UPDATE worker SET state = 'drain' WHERE drained;
+ALTER TABLE worker DROP COLUMN drained;
+CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
+""",
+}
 """From each earlier version to the next one; run in one transaction at opening."""

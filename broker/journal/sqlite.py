@@ -16,6 +16,7 @@ from broker.core.commands import (
     Change,
     SetCampaign,
     SetMessages,
+    SetQuota,
     SetSent,
     SetWorker,
 )
@@ -44,13 +45,18 @@ WHERE id = ?1
 """
 _SET_CAMPAIGN = """
 UPDATE campaign SET phase = ?2, chunks = ?3, total = ?4, counts = ?5, attempts = ?6, unknown = ?7,
-    duplicates = ?8, low_water = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13
+    duplicates = ?8, marks = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13
 WHERE number = ?1
 """
 _SET_WORKER = """
-INSERT INTO worker (name, number, server, log, incarnation, drained, gone) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO worker (name, number, server, log, incarnation, state, weight, maxconn, gone)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET server = excluded.server, log = excluded.log,
-    incarnation = excluded.incarnation, drained = excluded.drained, gone = excluded.gone
+    incarnation = excluded.incarnation, state = excluded.state, weight = excluded.weight,
+    maxconn = excluded.maxconn, gone = excluded.gone
+"""
+_SET_QUOTA = """
+INSERT INTO quota (key, used) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET used = excluded.used
 """
 
 
@@ -166,20 +172,25 @@ class SqliteJournal(Reads):
             case AddCampaign(campaign):
                 db.execute(
                     "INSERT INTO campaign (number, id, submission, fingerprint, template, options,"
-                    " created_at, expire_at, phase, counts, low_water)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    " created_at, expire_at, phase, counts)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         campaign.number, campaign.id, campaign.submission, campaign.fingerprint,
                         campaign.template, codec.pack_struct(campaign.options), campaign.created_at,
-                        campaign.expire_at, int(Phase.OPEN), codec.pack({}), campaign.low_water,
+                        campaign.expire_at, int(Phase.OPEN), codec.pack({}),
                     ),
                 )  # fmt: skip
             case SetWorker():
                 db.execute(
                     _SET_WORKER,
                     (change.name, change.number, change.server, change.log, change.incarnation,
-                     change.drained, change.gone),
+                     change.state, change.weight, change.limit, change.gone),
                 )  # fmt: skip
+            case SetQuota(key, stored):
+                if stored is None:
+                    db.execute("DELETE FROM quota WHERE key = ?", (key,))
+                else:
+                    db.execute(_SET_QUOTA, (key, codec.pack(stored.to_plain())))
 
     def _add_recipients(self, change: AddRecipients) -> None:
         db = self._db
@@ -204,7 +215,7 @@ class SqliteJournal(Reads):
                 _SET_CAMPAIGN,
                 (
                     change.number, change.phase, change.chunks, change.total, codec.pack(change.counts),
-                    change.attempts, change.unknown, change.duplicates, change.low_water,
+                    change.attempts, change.unknown, change.duplicates, codec.pack(list(change.marks)),
                     change.expire_at, change.finished_at, change.closed_as, change.recount,
                 ),
             )  # fmt: skip

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from broker.core.buckets import StoredBucket
 from broker.core.commands import Change
 from broker.core.events import FreshRow, StoredRow
-from broker.core.state import Campaign, Stored, Worker
+from broker.core.state import Campaign, Stored
+from broker.core.worker_state import Worker
 
 
 class JournalError(Exception):
@@ -57,7 +59,11 @@ class Journal(Protocol):
 
     def next_campaign_number(self) -> int: ...
 
-    def fresh(self, campaign: int, after: int, limit: int) -> list[FreshRow]: ...
+    def quotas(self) -> dict[str, StoredBucket]:
+        """What rates have granted, by the key of their bucket."""
+
+    def fresh(self, after: int, upto: int, limit: int) -> list[FreshRow]:
+        """Messages that were never tried, after < number < upto, in order."""
 
     def retries(
         self, campaign: int, after: tuple[int, int], due_upto: int, limit: int

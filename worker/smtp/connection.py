@@ -129,6 +129,17 @@ class Connection(asyncio.Protocol):
         """It has carried enough messages, or is too old, to begin another one."""
         return self.messages >= self._config.max_messages or self._progress_at >= self._worn_at
 
+    @property
+    def local_address(self) -> tuple[str, int] | None:
+        """Ours, while it is connected."""
+        name = self._transport.get_extra_info("sockname") if self._transport is not None else None
+        return (name[0], name[1]) if name else None
+
+    @property
+    def progress_at(self) -> float:
+        """When something last moved on it, or it was idle, to a second; the loop's time."""
+        return self._progress_at
+
     def quit(self) -> None:
         """Says QUIT; `gone` is done when the server has answered, or didn't in time."""
         if self._client.is_idle:
@@ -159,7 +170,8 @@ class Connection(asyncio.Protocol):
             self._fail(Cause.TIMEOUT, f"no connection to {where} within {timeouts.connect:g} s")
             return
         except OSError as error:
-            self._fail(Cause.REFUSED, f"no connection to {where}: {_reason(error)}")
+            cause = Cause.REFUSED if isinstance(error, ConnectionError) else Cause.UNREACHABLE
+            self._fail(cause, f"no connection to {where}: {_reason(error)}")
             return
         if self.closed is not None:  # aborted meanwhile
             sock.close()

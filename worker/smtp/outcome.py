@@ -9,6 +9,7 @@
 | bounced  | recipient | final: no other server would say otherwise                                 |
 | bounced  | server    | this server will never take it, another one may; final when all have said so |
 | not_sent | server    | the server is unwell or misconfigured: try elsewhere; costs no attempt     |
+| not_sent | throttled | the server is well and wants less from us; costs no attempt                |
 | not_sent | recipient | the sender gave it up before its last byte; says nothing about the server   |
 | unknown  | server    | the last byte went out and no answer came                                  |
 """
@@ -23,7 +24,7 @@ from evenpost.wire.limits import REPLY_CHARS_MAX
 from worker.smtp.reply import Reply
 
 Kind = Literal["sent", "deferred", "bounced", "unknown", "not_sent"]
-Scope = Literal["recipient", "server"]
+Scope = Literal["recipient", "server", "throttled"]
 
 
 class Stage(StrEnum):
@@ -77,11 +78,15 @@ _SESSION = (
 _DOT = Stage.DOT
 _AFTER_MAIL = (Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.DOT)
 
-_OVERLOADED = re.compile(
-    r"too many (?:\w+ )?(?:connections|sessions|messages)|rate[- ]?limit|throttl|overload|"
-    r"insufficient (?:\w+ )?(?:storage|resources|disk|memory)|server (?:is )?(?:too )?busy",
+# Of Postfix (anvil), Exim, Sendmail, SES, Gmail, Outlook, Yahoo: a number or a rate of ours is too high.
+_THROTTLES = re.compile(
+    r"too many (?:[\w-]+ ){0,3}(?:connections|sessions|messages|mails|emails|requests)|"
+    r"too much mail|too fast|slow down|rate[- ]?limit|throttl|overload|"
+    r"(?:sending|message|connection|unusual|maximum|max) rate|"
+    r"(?:daily|hourly|sending) (?:\w+ )?quota|server (?:is )?(?:too )?busy",
     re.IGNORECASE,
 )
+_NO_ROOM = re.compile(r"insufficient (?:\w+ )?(?:storage|resources|disk|memory)", re.IGNORECASE)
 # Postfix speaks about client and sender only at RCPT (smtpd_delay_reject), and others do too.
 _REFUSES_US = re.compile(
     r"relay(?:ing)? (?:access )?(?:is )?(?:denied|not (?:permitted|allowed)|prohibited)|"
@@ -96,24 +101,24 @@ _WANTS_LOGIN = re.compile(
 
 RULES: tuple[Rule, ...] = (
     Rule("sent", "recipient", "accepted", stages=(Stage.DOT,), codes=("2",)),
+    Rule("not_sent", "throttled", "421 for our number or rate", codes=("421",), text=_THROTTLES),
     Rule("not_sent", "server", "421 may answer anything: the server is closing", codes=("421",)),
+    Rule("not_sent", "throttled", "no session for our number or rate",
+         stages=(Stage.GREETING, Stage.EHLO, Stage.HELO), codes=("450", "451", "452"), text=_THROTTLES),
     Rule("not_sent", "server", "there is no usable session", stages=_SESSION),
-    Rule(
-        "not_sent",
-        "server",
-        "it wants another login or TLS, or takes no mail at all (RFC 7504)",
-        codes=("530", "534", "535", "538", "521", "454"),
-    ),
-    Rule(
-        "not_sent",
-        "server",
-        "it lost track of the session or doesn't know a command every server knows",
-        stages=(Stage.MAIL, Stage.RCPT, Stage.DATA),
-        codes=("500", "502", "503"),
-    ),
+    Rule("not_sent", "server", "it wants another login or TLS, or takes no mail at all (RFC 7504)",
+         codes=("530", "534", "535", "538", "521")),
+    Rule("not_sent", "server", "it wants a login or doesn't relay for us, for now",
+         codes=("454",), text=_REFUSES_US),
+    Rule("not_sent", "server", "it wants a login or TLS, for now", codes=("454",), text=_WANTS_LOGIN),
+    Rule("not_sent", "throttled", "Amazon SES: maximum sending rate exceeded", codes=("454",)),
+    Rule("not_sent", "server", "it lost track of the session or doesn't know a command every server knows",
+         stages=(Stage.MAIL, Stage.RCPT, Stage.DATA), codes=("500", "502", "503")),
     # MAIL: the recipient hasn't been named, so this is about the server or the sender.
     Rule("deferred", "recipient", "the sender's address can't be checked now",
          stages=(Stage.MAIL,), codes=("4",), enhanced=("4.1.",)),
+    Rule("not_sent", "throttled", "too many messages or connections of ours",
+         stages=(Stage.MAIL,), codes=("4",), text=_THROTTLES),
     Rule("not_sent", "server", "it takes no mail now", stages=(Stage.MAIL,), codes=("4",)),
     Rule("not_sent", "server", "it wants a login or TLS",
          stages=(Stage.MAIL, Stage.RCPT), codes=("5",), text=_WANTS_LOGIN),
@@ -122,10 +127,13 @@ RULES: tuple[Rule, ...] = (
     # After MAIL: about the recipient, unless the reply says otherwise.
     Rule("deferred", "recipient", "the address or its mailbox",
          stages=_AFTER_MAIL, codes=("4",), enhanced=("4.1.", "4.2.")),
-    Rule("not_sent", "server", "the mail system or its network is in trouble",
-         stages=_AFTER_MAIL, codes=("4",), enhanced=("4.3.", "4.4.5")),
-    Rule("not_sent", "server", "too many connections or messages, or no room",
-         stages=_AFTER_MAIL, codes=("4",), text=_OVERLOADED),
+    Rule("not_sent", "throttled", "too many messages or connections of ours",
+         stages=_AFTER_MAIL, codes=("4",), text=_THROTTLES),
+    Rule("not_sent", "throttled", "mail system congestion (RFC 3463 3.5)",
+         stages=_AFTER_MAIL, codes=("4",), enhanced=("4.4.5",)),
+    Rule("not_sent", "server", "the mail system is in trouble",
+         stages=_AFTER_MAIL, codes=("4",), enhanced=("4.3.",)),
+    Rule("not_sent", "server", "no room", stages=_AFTER_MAIL, codes=("4",), text=_NO_ROOM),
     Rule("not_sent", "server", "insufficient system storage",
          stages=_AFTER_MAIL, codes=("452",)),
     Rule("deferred", "recipient", "greylisting and everything else that passes",
@@ -148,6 +156,7 @@ class Cause(StrEnum):
     """What happened where there was no reply, or where we refused before asking."""
 
     REFUSED = "connection refused"
+    UNREACHABLE = "no way to the server"
     LOST = "connection lost"
     TIMEOUT = "timeout"
     TLS = "tls failed"
@@ -164,6 +173,7 @@ class Cause(StrEnum):
 CAUSES: dict[Cause, tuple[Kind, Scope, str | None]] = {
     # A message whose last byte went out is `unknown` instead, whatever the cause.
     Cause.REFUSED: ("not_sent", "server", "4.4.1"),
+    Cause.UNREACHABLE: ("not_sent", "server", "4.4.4"),
     Cause.LOST: ("not_sent", "server", "4.4.2"),
     Cause.TIMEOUT: ("not_sent", "server", "4.4.2"),
     Cause.TLS: ("not_sent", "server", "4.7.5"),
@@ -199,3 +209,20 @@ def failure(cause: Cause, stage: Stage, text: str) -> Result:
     """The result of something that isn't a reply."""
     kind, scope, enhanced = CAUSES[cause]
     return Result(kind, stage, 0, enhanced, text[:REPLY_CHARS_MAX], scope)
+
+
+def turned_away(result: Result) -> bool:
+    """Whether a server that is well says this to one connection too many: 421, refused, or nothing."""
+    if result.kind != "not_sent":
+        return False
+    if result.scope == "throttled" or result.code == 421:
+        return True
+    silent = result.code == 0 and result.enhanced in ("4.4.1", "4.4.2")
+    return silent and result.stage in (Stage.CONNECT, Stage.GREETING)
+
+
+def beside_others(result: Result) -> Result:
+    """What this means while other connections to the same server work: it isn't the server that is unwell."""
+    if result.scope == "server" and turned_away(result):
+        return msgspec.structs.replace(result, scope="throttled")
+    return result

@@ -1,5 +1,7 @@
 """Up to `limit` connections to one server, kept while they are good, and batches run over them.
 
+The limit follows the server: what it says of each batch and each new connection goes to a ConcurrencyLimit.
+
 A batch isn't tied to the connection that is made for it: it takes whichever is there first, that one or one
 that another batch has done with. A server whose accept queue is full can leave a new connection without a
 greeting for minutes, and that must hold up nobody who has another way.
@@ -7,19 +9,29 @@ greeting for minutes, and that must hold up nobody who has another way.
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
+from worker.concurrency import ConcurrencyLimit
 from worker.smtp.config import ServerConfig
 from worker.smtp.connection import Batch, Connection, tls_context
-from worker.smtp.events import Envelope
-from worker.smtp.outcome import Cause, Result, Stage, failure
+from worker.smtp.outcome import Cause, Result, Stage, beside_others, failure, turned_away
+from worker.smtp.progress import Progress
+from worker.smtp.slots import Slots
 from worker.smtp.turn import Turn
 
 RECONNECTS_MAX = 2
 """New connections in a row that may end before they finish a message, in one batch."""
 SWEEP_S = 1.0
 """How often idle connections are looked at."""
+UNDECIDED_S = 1.0
+"""How long the batch of a refused connection waits to hear whether others that are being made fare better. A
+server that has enough of us may refuse before it greets: it mustn't look like one that is dead."""
+WORKS_S = 60.0
+"""A connection on which nothing has moved for so long is no sign that the server works. Longer than most
+connections take to fail, shorter than the time-outs of an answer."""
 
 _STOPS = failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
 
@@ -33,40 +45,49 @@ class Watcher(Protocol):
     def closed(self, messages: int, reason: Result | None) -> None:
         """It has ended, or couldn't be opened; None after a QUIT that we wanted."""
 
+    def limited(self, limit: int, max_connections: int) -> None:
+        """So many connections from now on, of at most `max_connections`."""
+
 
 class Pool:
     """Runs batches, each over one connection at a time. A batch in flight is a connection in use."""
 
     def __init__(self, config: ServerConfig, *, watcher: Watcher | None = None) -> None:
         self.config = config
-        self._limit = config.max_connections
+        self._concurrency = ConcurrencyLimit(config.max_connections)
+        self._slots = Slots(config.max_connections)
         self._tls = tls_context(config)
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         self._idle: list[tuple[Connection, float]] = []  # and since when; the last one is used first
         self._connections: set[Connection] = set()  # open or opening
-        self._busy = 0
-        self._queue: deque[asyncio.Future[None]] = deque()  # runs that wait for a slot
+        self._established: set[Connection] = set()  # of these, those past their handshake
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_s = min(SWEEP_S, config.idle_s / 4)
         self._turn = Turn(self._loop)
         self._wanting: deque[asyncio.Future[Connection | Result]] = deque()  # batches without a connection
         self._dials: set[asyncio.Task[None]] = set()
+        self._undecided: deque[Result] = deque()  # refusals that are one of a batch in _wanting each
+        self._decider: asyncio.TimerHandle | None = None
         self._is_closing = False
 
     @property
     def limit(self) -> int:
         """Connections at most. It may change at any time: above it, idle ones are closed at once and
         busy ones with their batch."""
-        return self._limit
+        return self._slots.limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        self._limit = limit
-        excess = max(0, self.open - limit)
-        for connection, _ in self._idle[:excess]:
-            connection.quit()
-        del self._idle[:excess]
-        self._hand_out_slots()
+        self._quit_idle(max(0, len(self._established) - limit))
+        self._slots.limit = limit
+        if self._wanting and not self._is_closing:
+            self._dial_for_all()
+
+    def set_max(self, max_connections: int) -> None:
+        """The most that the limit may be, from now on."""
+        with self._feedback() as concurrency:
+            concurrency.set_max(max_connections)
 
     @property
     def open(self) -> int:
@@ -74,21 +95,26 @@ class Pool:
         return len(self._connections)
 
     @property
+    def addresses(self) -> set[tuple[str, int]]:
+        """Our ends of the connections."""
+        return {address for one in self._connections if (address := one.local_address) is not None}
+
+    @property
     def busy(self) -> int:
         """Batches that have a slot."""
-        return self._busy
+        return self._slots.taken
 
     async def run(self, batch: Batch) -> None:
         """Sends a batch, waiting for a free slot first. Every message that `next` gave has its result
-        when this returns, or is cancelled. When the server can't be used, the rest of the batch is
-        taken from `next` too, and is `not_sent`."""
-        progress = _Progress(batch)
+        when this returns, or is cancelled. When the server can't be used, or asks for less, the rest of
+        the batch is taken from `next` too, and is `not_sent`."""
+        progress = Progress(batch, self._seen)
         try:
-            await self._take_slot()
+            await self._slots.take()
             try:
                 reason = await self._send(progress)
             finally:
-                self._release_slot()
+                self._slots.release()
         except asyncio.CancelledError:
             progress.give_back(failure(Cause.CANCELLED, Stage.CONNECT, "cancelled"))
             raise
@@ -98,11 +124,13 @@ class Pool:
     async def close(self) -> None:
         """Lets batches end, says QUIT on every connection, returns when all are gone."""
         self._stop()
-        for connection, _ in self._idle:
-            connection.quit()
-        self._idle.clear()
+        self.close_idle()
         while self._connections:
             await asyncio.wait([connection.gone for connection in self._connections])
+
+    def close_idle(self) -> None:
+        """Says QUIT on each connection that no batch uses."""
+        self._quit_idle(len(self._idle))
 
     def abort(self) -> None:
         """Ends every connection now: messages whose last byte is out become `unknown`."""
@@ -113,7 +141,8 @@ class Pool:
     def _stop(self) -> None:
         """No batch gets a connection any more."""
         self._is_closing = True
-        self._hand_out_slots()
+        self._slots.open()
+        self._decide()
         while self._answer(_STOPS):
             pass
         for dial in self._dials:
@@ -121,7 +150,7 @@ class Pool:
 
     # -- running a batch ----------------------------------------------------------------------
 
-    async def _send(self, progress: "_Progress") -> Result | None:
+    async def _send(self, progress: Progress) -> Result | None:
         """None when the batch is done, else why it can't be."""
         stalled = 0
         while progress.has_more():
@@ -131,7 +160,7 @@ class Pool:
             connection = await self._connection()
             if isinstance(connection, Result):
                 return connection
-            results_before = progress.results
+            results_before, is_new = progress.results, connection.messages == 0
             try:
                 closed = await connection.send_batch(progress)
             except asyncio.CancelledError:
@@ -139,8 +168,11 @@ class Pool:
                     progress.put_back(connection.closed.unsent)
                 raise
             if closed is None:
+                if progress.answered and not progress.throttled and not progress.has_more():
+                    self._batch_ended(throttled=False)
                 await self._keep(connection)
                 continue
+            self._established.discard(connection)
             progress.put_back(closed.unsent)
             if progress.unknown:
                 return closed.reason  # the server takes mail and doesn't say so: no more of this batch
@@ -148,12 +180,18 @@ class Pool:
                 stalled = 0
             elif not is_reused:  # the server may have closed an idle connection at any time
                 stalled += 1
+                if is_new and closed.reason is not None:
+                    reason = self._noted(closed.reason)
+                    if reason.scope == "throttled":
+                        return reason
             if stalled > RECONNECTS_MAX:
                 return closed.reason
-        return None
+        if progress.throttled is not None:
+            self._batch_ended(throttled=True)
+        return progress.throttled
 
     async def _keep(self, connection: Connection) -> None:
-        if connection.is_worn or self._is_closing or self.open > self.limit:
+        if connection.is_worn or self._is_closing or len(self._established) > self.limit:
             connection.quit()
             # The server counts it until it is gone: a new one might be one too many.
             await asyncio.wait([connection.gone])
@@ -179,7 +217,7 @@ class Pool:
 
     def _dial_for_all(self) -> None:
         """A connection is made for each batch that wants one, as far as the limit goes."""
-        wanting = sum(not wanted.done() for wanted in self._wanting)
+        wanting = sum(not wanted.done() for wanted in self._wanting) - len(self._undecided)
         while len(self._dials) < wanting and self.open < self.limit:
             connection = Connection(self.config, self._tls, turn=self._turn, on_gone=self._forget)
             self._connections.add(connection)
@@ -191,14 +229,41 @@ class Pool:
         began_at = self._loop.time()
         refusal = await connection.open()
         if refusal is not None:
-            self._answer(refusal)
+            self._refused(refusal)
             return
+        if connection in self._connections:
+            self._established.add(connection)
+            with self._feedback() as concurrency:
+                concurrency.opened(len(self._established))
         if self._watcher is not None:
             self._watcher.opened(self._loop.time() - began_at, tls=connection.has_tls)
-        if self._is_closing or self.open > self.limit:
+        if self._is_closing or len(self._established) > self.limit:
             connection.quit()
         else:
             self._give(connection)
+        self._decide()
+
+    def _refused(self, refusal: Result) -> None:
+        """One batch is told: at once, or when it is clear whether the server is dead."""
+        self._dials.discard(cast(asyncio.Task[None], asyncio.current_task()))  # it has ended
+        refusal = self._noted(refusal)
+        if self._dials and turned_away(refusal) and refusal.scope == "server" and not self._is_closing:
+            self._undecided.append(refusal)
+            if self._decider is None:
+                self._decider = self._loop.call_later(UNDECIDED_S, self._decide)
+            return
+        self._answer(refusal)
+        if not self._dials:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Answers for the connections that were refused while nothing was known."""
+        if self._decider is not None:
+            self._decider.cancel()
+            self._decider = None
+        undecided, self._undecided = self._undecided, deque()
+        for refusal in undecided:
+            self._answer(self._noted(refusal))
 
     def _dialled(self, connection: Connection, dial: asyncio.Task[None]) -> None:
         self._dials.discard(dial)
@@ -225,49 +290,53 @@ class Pool:
             return
         self._idle.append((connection, self._loop.time()))
         if self._sweeper is None:
-            self._sweeper = self._loop.call_later(self._sweep_delay, self._sweep)
+            self._sweeper = self._loop.call_later(self._sweep_s, self._sweep)
 
-    # -- slots --------------------------------------------------------------------------------
+    # -- what the server takes ----------------------------------------------------------------
 
-    async def _take_slot(self) -> None:
-        if self._busy < self._limit or self._is_closing:
-            self._busy += 1
-            return
-        waiting = self._loop.create_future()
-        self._queue.append(waiting)
-        try:
-            await waiting
-        except asyncio.CancelledError:
-            if not waiting.cancelled():  # it had got the slot already
-                self._release_slot()
-            raise
+    @contextmanager
+    def _feedback(self) -> Iterator[ConcurrencyLimit]:
+        """Tell it something; the limit follows."""
+        before = self._concurrency.limit
+        yield self._concurrency
+        if (limit := self._concurrency.limit) != before:
+            self.limit = limit
+            if self._watcher is not None:
+                self._watcher.limited(limit, self._concurrency.max_connections)
 
-    def _release_slot(self) -> None:
-        self._busy -= 1
-        self._hand_out_slots()
+    def _batch_ended(self, *, throttled: bool) -> None:
+        with self._feedback() as concurrency:
+            concurrency.batch_ended(throttled=throttled, others_open=len(self._established) - 1)
 
-    def _hand_out_slots(self) -> None:
-        """In the order of asking; when closing to everybody, to be told so."""
-        while self._queue and (self._busy < self._limit or self._is_closing):
-            waiting = self._queue.popleft()
-            if not waiting.done():
-                self._busy += 1
-                waiting.set_result(None)
+    def _noted(self, refusal: Result) -> Result:
+        """Of a new connection; where it was refused because there are enough, the limit follows."""
+        refusal = self._seen(refusal)
+        if refusal.scope == "throttled":
+            with self._feedback() as concurrency:
+                concurrency.refused(others_open=len(self._established))
+        return refusal
+
+    def _seen(self, result: Result) -> Result:
+        """What it means in the light of the other connections: while one works, the server isn't dead."""
+        since = self._loop.time() - WORKS_S
+        return beside_others(result) if any(c.progress_at > since for c in self._established) else result
 
     # -- connections --------------------------------------------------------------------------
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self._established.discard(connection)
         self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
         if self._watcher is not None:
             reason = connection.closed.reason if connection.closed is not None else None
-            self._watcher.closed(connection.messages, reason)
+            self._watcher.closed(connection.messages, self._seen(reason) if reason is not None else None)
         if self._wanting and not self._is_closing:
             self._dial_for_all()
 
-    @property
-    def _sweep_delay(self) -> float:
-        return min(SWEEP_S, self.config.idle_s / 4)
+    def _quit_idle(self, count: int) -> None:
+        for connection, _ in self._idle[:count]:
+            connection.quit()
+        del self._idle[:count]
 
     def _sweep(self) -> None:
         now = self._loop.time()
@@ -278,39 +347,4 @@ class Pool:
             else:
                 kept.append((connection, since))
         self._idle = kept
-        self._sweeper = self._loop.call_later(self._sweep_delay, self._sweep) if kept else None
-
-
-class _Progress:
-    """A batch that may go on over another connection: what came back is given out first."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._again: deque[Envelope] = deque()
-        self.results = 0
-        self.unknown = False
-        self.content = batch.content
-        self.before_write = batch.before_write
-
-    def next(self) -> Envelope | None:
-        return self._again.popleft() if self._again else self._batch.next()
-
-    def result(self, envelope: Envelope, result: Result) -> None:
-        self.results += 1
-        self.unknown |= result.kind == "unknown"
-        self._batch.result(envelope, result)
-
-    def has_more(self) -> bool:
-        envelope = self.next()
-        if envelope is None:
-            return False
-        self._again.appendleft(envelope)
-        return True
-
-    def put_back(self, envelopes: tuple[Envelope, ...]) -> None:
-        self._again.extendleft(reversed(envelopes))
-
-    def give_back(self, reason: Result) -> None:
-        """The rest gets the reason for which nothing can be sent."""
-        while (envelope := self.next()) is not None:
-            self.result(envelope, reason)
+        self._sweeper = self._loop.call_later(self._sweep_s, self._sweep) if kept else None

@@ -7,7 +7,8 @@ from broker.core import commands as c
 from broker.core import events as e
 from broker.core.dispatcher import Dispatcher
 from broker.core.invariants import violations
-from broker.core.state import Settings, Stored
+from broker.core.settings import Settings
+from broker.core.state import Stored
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
 
@@ -60,12 +61,14 @@ class Playbook:
                 case c.Raise(event):
                     self._carry_out(self.core.handle(event, self.now))
                 case c.ReadFresh():
-                    rows = [r for r in self.stored[command.campaign] if r[0] > command.after]
-                    page, rest = rows[: command.limit], rows[command.limit :]
-                    upto = page[-1][0] if rest else ((command.campaign + 1) << 32) - 1
-                    self._carry_out(
-                        self.core.handle(e.FreshRead(command.campaign, page, upto, not rest), self.now)
-                    )
+                    pages, uptos = [], []
+                    for after, upto in command.ranges:
+                        rows = [r for r in self.stored[command.campaign] if after < r[0] < upto]
+                        page, rest = rows[: command.limit], rows[command.limit :]
+                        pages.append(page)
+                        uptos.append(page[-1][0] if rest else upto - 1)
+                    read = e.FreshRead(command.campaign, pages, uptos)
+                    self._carry_out(self.core.handle(read, self.now))
                     self._carry_out(self.core.dispatch(self.now))
 
     # --- what peers say ------------------------------------------------------------------
@@ -78,12 +81,20 @@ class Playbook:
     def submit(
         self, recipients: int, options: wire.Options | None = None, id_: str = "c1", number: int = 1
     ) -> list[c.Command]:
-        template = wire.Template("a@example.com", "s", text="t")
-        opened = wire.OpenCampaign(f"sub-{id_}", template, options or wire.Options())
-        out = self.say(e.SubmissionOpened(b"client", 1, opened, b"T" * 10, b"F", None, id_, number))
-        rows = [wire.Recipient(f"u{n}@example.com") for n in range(recipients)]
+        return self.submit_to([f"u{n}@example.com" for n in range(recipients)], options, id_, number)
+
+    def submit_to(
+        self, addresses: list[str], options: wire.Options | None = None, id_: str = "c1", number: int = 1
+    ) -> list[c.Command]:
+        out = self.open(options or wire.Options(), id_, number)
+        rows = [wire.Recipient(address) for address in addresses]
         out += self.say(e.FromClient(b"client", 2, wire.Recipients(id_, 0, rows)))
-        return out + self.say(e.FromClient(b"client", 3, wire.Commit(id_, 1, recipients)))
+        return out + self.say(e.FromClient(b"client", 3, wire.Commit(id_, 1, len(rows))))
+
+    def open(self, options: wire.Options, id_: str = "c1", number: int = 1) -> list[c.Command]:
+        template = wire.Template("a@example.com", "s", text="t")
+        opened = wire.OpenCampaign(f"sub-{id_}", template, options)
+        return self.say(e.SubmissionOpened(b"client", 1, opened, b"T" * 10, b"F", None, id_, number))
 
     def outcomes(
         self, batch: c.SendBatch, kind: str, *, done: bool = True, first: int = 0, **fields: object

@@ -2,13 +2,24 @@
 
 import pytest
 
-from broker.core.balancer import Balancer, eligible, key, load
-from broker.core.state import Batch, Worker
+from broker.core.balancer import Balancer, load
+from broker.core.settings import Settings
+from broker.core.state import Batch
+from broker.core.worker_state import Worker
 
 
-def worker(name: str, number: int, *, limit: int = 10, weight: int = 100, in_flight: int = 0) -> Worker:
+def worker(
+    name: str, number: int, *, limit: int = 10, weight: int = 100, in_flight: int = 0, pools: str = ""
+) -> Worker:
     made = Worker(
-        name, number, connected=True, welcomed=True, limit=limit, max_connections=limit, weight=weight
+        name,
+        number,
+        connected=True,
+        welcomed=True,
+        reported_limit=limit,
+        max_connections=limit,
+        hello_weight=weight,
+        pools=frozenset(pools.split()),
     )
     for n in range(in_flight):
         give(made, n)
@@ -19,8 +30,25 @@ def give(to: Worker, number: int) -> None:
     to.batches[number] = Batch(number, to, None, {})  # type: ignore[arg-type]  # no campaign is looked at
 
 
-def anyone(_: Worker) -> bool:
-    return True
+class Bench:
+    """A balancer at a time that the test sets."""
+
+    def __init__(self, *workers: Worker, **settings: object) -> None:
+        self.balancer = Balancer(Settings(**settings))  # type: ignore[arg-type]  # a test's own
+        self.now = 0.0
+        self.update(*workers)
+
+    def update(self, *workers: Worker) -> None:
+        for w in workers:
+            self.balancer.update(w, self.now)
+
+    def pick(self, tag: str | None = None, **how: object) -> str | None:
+        """The name of the picked one, which stays as loaded as it was."""
+        found = self.balancer.pick(tag, self.now, **how)  # type: ignore[arg-type]  # a test's own
+        if found is None:
+            return None
+        self.update(found[0])
+        return found[0].name
 
 
 def test_load_adds_only_what_the_broker_cannot_know() -> None:
@@ -41,116 +69,207 @@ def test_a_heartbeat_older_than_a_dispatch_does_not_count_twice() -> None:
 
 
 def test_the_lowest_key_wins_and_weight_divides() -> None:
-    balancer = Balancer()
     small, big = worker("small", 1, weight=100, in_flight=1), worker("big", 2, weight=300, in_flight=3)
-    assert key(small) == 2 / 100 and key(big) == 4 / 300
-    for w in (small, big):
-        balancer.update(w, 0.0)
-    assert balancer.pick(anyone) is big
+    bench = Bench(small, big)
+    assert bench.balancer.key(small, 0.0) == 2 / 100 and bench.balancer.key(big, 0.0) == 4 / 300
+    assert bench.pick() == "big"
 
 
 def test_ties_go_to_the_least_recently_used() -> None:
-    balancer = Balancer()
-    workers = [worker(name, number) for number, name in enumerate("abc", 1)]
-    for w in workers:
-        balancer.update(w, 0.0)
-    picked = []
-    for _ in range(6):
-        w = balancer.pick(anyone)
-        assert w is not None
-        picked.append(w.name)
-        balancer.update(w, 0.0)  # the batch came and went: loads are equal again
-    assert picked == ["a", "b", "c", "a", "b", "c"]
+    bench = Bench(*(worker(name, number) for number, name in enumerate("abc", 1)))
+    assert [bench.pick() for _ in range(6)] == ["a", "b", "c", "a", "b", "c"]
 
 
 def test_every_dispatch_moves_the_order_at_once() -> None:
     """Between two heartbeats the ledger alone spreads the work: 10, 20 and 30 for weights 1:2:3."""
-    balancer = Balancer()
     workers = [worker(f"w{n}", n, limit=1000, weight=100 * n) for n in (1, 2, 3)]
-    for w in workers:
-        balancer.update(w, 0.0)
+    bench = Bench(*workers)
     for number in range(60):
-        w = balancer.pick(anyone)
-        assert w is not None
-        give(w, number)
-        balancer.update(w, 0.0)
+        found = bench.balancer.pick(None, 0.0)
+        assert found is not None
+        give(found[0], number)
+        bench.update(found[0])
     assert [w.in_flight for w in workers] == [10, 20, 30]
 
 
+def test_a_choice_names_its_runner_up() -> None:
+    bench = Bench(worker("a", 1, in_flight=1), worker("b", 2, in_flight=3), worker("c", 3, in_flight=2))
+    found = bench.balancer.pick(None, 0.0)
+    assert found is not None
+    assert found[1] == ("a", 2 / 100, "c", 3 / 100)
+    assert Bench(worker("a", 1)).balancer.pick(None, 0.0)[1].runner_up == ""  # type: ignore[index]
+
+
 def test_accept_passes_over_without_losing_anyone() -> None:
-    balancer = Balancer()
     a, b = worker("a", 1), worker("b", 2)
-    for w in (a, b):
-        balancer.update(w, 0.0)
-    assert balancer.pick(lambda w: w is b) is b
-    assert balancer.pick(lambda w: False) is None
-    balancer.update(b, 0.0)
-    assert balancer.pick(anyone) is a
+    bench = Bench(a, b)
+    assert bench.pick(accept=lambda w: w is b) == "b"
+    assert bench.pick(accept=lambda w: False) is None
+    assert bench.pick() == "a"
 
 
-@pytest.mark.parametrize("change", ["full", "drained", "leaving", "lost", "held"])
+@pytest.mark.parametrize("change", ["full", "operator", "own", "maint", "lost", "breaker", "paused"])
 def test_who_is_not_eligible(change: str) -> None:
-    balancer = Balancer()
     w = worker("a", 1, limit=2)
-    balancer.update(w, 0.0)
-    assert balancer.pick(anyone) is w
+    bench = Bench(w)
+    assert bench.pick() == "a"
     match change:
         case "full":
             give(w, 1)
             give(w, 2)
-        case "drained":
-            w.drained = True
-        case "leaving":
-            w.leaving = True
+        case "operator":
+            w.operator_state = "drain"
+        case "own":
+            w.own_state = "drain"
+        case "maint":
+            w.own_state, w.operator_state = "maint", "drain"
         case "lost":
             w.connected = w.welcomed = False
-        case "held":
-            w.failures, w.hold_until = 2, 5.0
-    balancer.update(w, 0.0)
-    assert balancer.pick(anyone) is None
+        case "breaker":
+            w.breaker.failures, w.breaker.open_until = 2, 5.0
+        case "paused":
+            w.breaker.paused_until = 5.0
+    bench.update(w)
+    assert bench.pick() is None
 
 
-def test_after_its_hold_a_failing_server_is_probed_by_one_batch() -> None:
+def test_after_its_back_off_a_failing_server_is_probed_by_one_batch() -> None:
     w = worker("a", 1)
-    w.failures, w.hold_until = 2, 5.0
-    assert not eligible(w, 4.9)
-    assert eligible(w, 5.0)
+    w.breaker.failures, w.breaker.open_until = 2, 5.0
+    bench = Bench(w)
+    assert bench.balancer.next_at() == 5.0
+    for bench.now, wanted in ((4.9, None), (5.0, "a")):
+        bench.balancer.refresh(bench.now)
+        assert bench.pick() == wanted
     give(w, 1)
-    assert not eligible(w, 6.0)
+    bench.update(w)
+    bench.now = 6.0
+    bench.balancer.refresh(6.0)
+    assert bench.pick() is None
 
 
-def test_the_heap_stays_small_however_often_workers_change() -> None:
-    balancer = Balancer()
-    workers = [worker(f"w{n}", n) for n in range(10)]
+def test_a_pause_ends_by_itself() -> None:
+    w = worker("a", 1, in_flight=1)
+    w.breaker.paused_until = 0.3
+    bench = Bench(w)
+    bench.now = 0.3
+    bench.balancer.refresh(bench.now)
+    assert bench.pick() == "a"
+
+
+def test_the_heaps_stay_small_however_often_workers_change() -> None:
+    workers = [worker(f"w{n}", n, pools="x") for n in range(10)]
+    bench = Bench(*workers)
     for _ in range(1_000):
-        for w in workers:
-            balancer.update(w, 0.0)
-    assert len(balancer._free) <= 64 + 4 * 10
+        bench.update(*workers)
+    for order in bench.balancer._free.values():
+        assert len(order._heap) <= 64 + 4 * 10
 
 
 def test_ahead_of_a_connection_only_when_asked_and_when_nobody_is_free() -> None:
-    balancer = Balancer()
     full, free = worker("full", 1, limit=4, in_flight=4), worker("free", 2, limit=4, in_flight=3, weight=1)
-    for w in (full, free):
-        balancer.update(w, 0.0)
-    assert balancer.pick(anyone, ahead=True) is free
+    bench = Bench(full, free)
+    assert bench.pick(ahead=True) == "free"
     give(free, 99)
-    balancer.update(free, 0.0)
-    assert balancer.pick(anyone) is None
-    assert balancer.pick(anyone, ahead=True) is full
+    bench.update(free)
+    assert bench.pick() is None
+    assert bench.pick(ahead=True) == "full"
     give(full, 98)
-    balancer.update(full, 0.0)
-    assert balancer.pick(lambda w: w is full, ahead=True) is None  # a quarter of its connections, not more
+    bench.update(full)
+    assert bench.pick(ahead=True, accept=lambda w: w is full) is None  # a quarter of its connections, no more
 
 
 def test_connections_are_counted_without_a_scan() -> None:
-    balancer = Balancer()
-    a, b = worker("a", 1, limit=10), worker("b", 2, limit=5)
-    balancer.update(a, 0.0)
-    balancer.update(b, 0.0)
-    assert balancer.connections == 15
-    a.limit = 3
-    b.connected = False
-    balancer.update(a, 0.0)
-    balancer.update(b, 0.0)
-    assert balancer.connections == 3
+    a, b = worker("a", 1, limit=10, pools="x"), worker("b", 2, limit=5)
+    bench = Bench(a, b)
+    assert (bench.balancer.connections(), bench.balancer.connections("x")) == (15, 10)
+    a.reported_limit = 3
+    b.welcomed = False
+    bench.update(a, b)
+    assert (bench.balancer.connections(), bench.balancer.connections("x")) == (3, 3)
+
+
+def test_a_pool_has_its_own_order() -> None:
+    a, b, c = worker("a", 1, in_flight=1, pools="x"), worker("b", 2, pools="y"), worker("c", 3, pools="x y")
+    bench = Bench(a, b, c)
+    assert (bench.pick("x"), bench.pick("y")) == ("c", "b")
+    assert bench.pick("z") is None
+    b.pools = frozenset("x")
+    bench.update(b)
+    assert bench.pick("y") == "c"
+
+
+def test_the_last_connections_are_for_urgent_campaigns() -> None:
+    a, b = worker("a", 1, limit=20, in_flight=20), worker("b", 2, limit=20, in_flight=18)
+    bench = Bench(a, b, reserved_share=0.05)
+    assert bench.balancer.reserve() == 2
+    assert bench.pick() is None
+    assert bench.pick(urgent=True) == "b"
+    b.batches.pop(0)
+    bench.update(b)
+    assert bench.pick() == "b"
+
+
+def test_a_pools_reserve_is_not_eaten_by_campaigns_without_a_pool() -> None:
+    small = worker("small", 1, limit=20, in_flight=19, pools="x")
+    bench = Bench(small, worker("other", 2, limit=100, in_flight=50), reserved_share=0.01)
+    assert bench.pick() == "other"
+    assert bench.pick(accept=lambda w: w is small) is None
+    assert bench.pick("x", urgent=True) == "small"
+
+
+def test_few_connections_have_no_reserve() -> None:
+    bench = Bench(worker("a", 1, limit=10, in_flight=9))
+    assert bench.balancer.reserve() == 0
+    assert bench.pick() == "a"
+
+
+def test_failures_weigh_on_the_key_and_fade() -> None:
+    flaky, busy = worker("flaky", 1), worker("busy", 2, in_flight=1)
+    for _ in range(10):
+        flaky.breaker.failed(0.0, lambda a, b: b)
+        flaky.breaker.succeeded(0.0)
+    flaky.breaker.returned_at = None
+    bench = Bench(flaky, busy)
+    assert bench.pick() == "busy"
+    bench.now = 120.0
+    bench.update(flaky)
+    assert bench.pick() == "flaky"
+
+
+def test_a_server_that_returns_gets_its_share_little_by_little() -> None:
+    w = worker("a", 1, limit=20)
+    w.breaker.returned_at = 100.0
+    bench = Bench(w, slow_start_s=20.0)
+    for bench.now, limit in ((100.0, 1), (101.0, 1), (105.0, 5), (110.0, 10), (119.0, 19), (120.0, 20)):
+        assert bench.balancer.limit(w, bench.now) == limit
+    assert w.breaker.returned_at is None
+
+
+def test_least_time_multiplies_by_the_servers_pace() -> None:
+    slow, fast = worker("slow", 1), worker("fast", 2, in_flight=3)
+    slow.seconds_a_message, fast.seconds_a_message = 0.16, 0.02
+    bench = Bench(slow, fast, policy="least-time")
+    assert bench.balancer.key(slow, 0.0) == pytest.approx(0.16 / 100)
+    assert bench.pick() == "fast"
+    assert Bench(slow, fast).pick() == "slow"
+
+
+def test_without_history_a_server_counts_as_the_mean_of_the_others() -> None:
+    slow, fast, new = worker("slow", 1), worker("fast", 2), worker("new", 3)
+    slow.seconds_a_message, fast.seconds_a_message = 0.3, 0.1
+    bench = Bench(slow, fast, new, policy="least-time")
+    assert bench.balancer.key(new, 0.0) == pytest.approx(0.2 / 100)
+    slow.welcomed = False
+    bench.update(slow)
+    assert bench.balancer.key(new, 0.0) == pytest.approx(0.1 / 100)
+
+
+def test_an_operators_limit_and_weight_beat_the_workers_own() -> None:
+    w = worker("a", 1, limit=20, weight=100)
+    w.own_weight = 50
+    assert (w.limit, w.weight) == (20, 50)
+    w.operator_limit, w.operator_weight = 5, 10
+    assert (w.limit, w.weight) == (5, 10)
+    w.operator_limit = 50
+    assert w.limit == 20  # it never raises what the server can take

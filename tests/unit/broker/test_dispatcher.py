@@ -5,7 +5,8 @@ import pytest
 
 from broker.core import commands as c
 from broker.core import events as e
-from broker.core.state import Settings, Stored
+from broker.core.settings import Settings
+from broker.core.state import Stored
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from tests.unit.broker.playbook import WALL, Playbook, answers, only, rows
@@ -176,7 +177,7 @@ def test_a_server_that_fails_again_and_again_is_left_alone_then_probed() -> None
     (probe,) = only(book.pass_time(0.6), c.SendBatch)
     assert len(probe.items) == 1
     (next_probe,) = only(book.outcomes(probe, "sent"), c.SendBatch)
-    assert book.core.state.workers["a"].failures == 0
+    assert book.core.state.workers["a"].breaker.failures == 0
     again = book.outcomes(next_probe, "not_sent", **refused)
     (third,) = only(again, c.SendBatch)
     assert not only(book.outcomes(third, "not_sent", **refused), c.SendBatch)
@@ -343,11 +344,11 @@ def test_a_batch_that_could_not_be_handed_over_goes_elsewhere() -> None:
 def test_an_operators_drain_outlives_the_workers_return() -> None:
     book = Playbook()
     book.hello("a")
-    assert answers(book.say(e.FromClient(b"k", 1, wire.Drain("a")))) == [wire.Done()]
+    assert answers(book.say(e.FromClient(b"k", 1, wire.SetServer("a", "drain")))) == [wire.Done()]
     assert not only(book.submit(5), c.SendBatch)
     assert not only(book.hello("a", peer="a2"), c.SendBatch)
-    assert only(book.say(e.FromClient(b"k", 2, wire.Ready("a"))), c.SendBatch)
-    (unknown,) = answers(book.say(e.FromClient(b"k", 3, wire.Drain("zz"))))
+    assert only(book.say(e.FromClient(b"k", 2, wire.SetServer("a", "ready"))), c.SendBatch)
+    (unknown,) = answers(book.say(e.FromClient(b"k", 3, wire.SetServer("zz", "drain"))))
     assert isinstance(unknown, wire.Error) and "known: a" in unknown.message
 
 
@@ -458,9 +459,9 @@ def test_what_a_server_refused_for_good_never_goes_back_to_it(away: str) -> None
     other = book.core.state.workers["b"]
     match away:
         case "drained":
-            other.drained = True
+            other.operator_state = "drain"
         case "backing off":
-            other.failures, other.hold_until = 2, 1e9
+            other.breaker.failures, other.breaker.open_until = 2, 1e9
         case "lost":
             other.connected = other.welcomed = False
     out = book.outcomes(batch, "bounced", scope="server", code=554, reply="relay access denied")

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from broker.service import fingerprint_of
+from broker.opening import fingerprint_of
 from evenpost.wire.messages import OpenCampaign, Options, Template
 
 TEMPLATE = Template("a@example.com", "s", text="t")

@@ -21,6 +21,9 @@ def test_a_batch_is_about_the_target_of_work() -> None:
 def test_the_tail_is_shared_out_in_ever_smaller_parts() -> None:
     assert pacing.batch_size(0.001, 0.2, 100, 10) == 5
     assert pacing.batch_size(0.001, 0.2, 21, 10) == 2
+    assert pacing.batch_size(0.001, 0.2, 100, 10, 10_000) == 5  # all ten are as fast
+    assert pacing.batch_size(0.008, 0.2, 100, 10, 10_000) == 1  # the others do the rest in the same time
+    assert pacing.batch_size(0.001, 0.2, 100, 10, 2_000) == 25
     assert pacing.batch_size(0.001, 0.2, 1, 10) == 1
     assert pacing.batch_size(0.001, 0.2, 0, 0) == 1
 

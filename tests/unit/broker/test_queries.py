@@ -8,7 +8,8 @@ import pytest
 from broker import queries, reopening
 from broker.core import commands as c
 from broker.core.events import Event, Reopened
-from broker.core.state import Campaign, Phase, Settings, State, Stored, message_id
+from broker.core.settings import Settings
+from broker.core.state import Campaign, Phase, State, Stored, message_id
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.queries import Queries
@@ -31,9 +32,7 @@ class Desk:
         self.queue = GroupCommit(self.journal, lambda: None)
         self.queries = Queries(self.state, self.journal, self.queue)
         self.answers: list[wire.Message] = []
-        self.campaign = Campaign(
-            1, "c1", "s1", b"", b"", Options(), WALL, WALL, low_water=message_id(1, 0) - 1
-        )
+        self.campaign = Campaign(1, "c1", "s1", b"", b"", Options(), WALL, WALL)
         self.campaign.total, self.campaign.phase = 10, Phase.FINISHED
         rows = [Recipient(f"u{n}@example.com") for n in range(10)]
         self.journal.apply([c.AddCampaign(self.campaign), c.AddRecipients(1, 0, rows)])

@@ -21,9 +21,7 @@ WALL = 1_790_000_000_000
 
 
 def campaign(number: int = 1, **fields: object) -> Campaign:
-    first = message_id(number, 0) - 1
-    given: dict[str, object] = {"low_water": first, "read_upto": first} | fields
-    return Campaign(number, f"c{number}", f"s{number}", b"T", b"F", Options(), WALL, WALL + 1000, **given)  # type: ignore[arg-type]  # a test's own
+    return Campaign(number, f"c{number}", f"s{number}", b"T", b"F", Options(), WALL, WALL + 1000, **fields)  # type: ignore[arg-type]  # a test's own
 
 
 def fill(journal: SqliteJournal, number: int, addresses: list[str], chunk: int = 300) -> Campaign:
@@ -113,10 +111,10 @@ def test_it_is_flushed_at_each_commit(journal: SqliteJournal) -> None:
 def test_campaigns_come_back_as_they_were(journal: SqliteJournal) -> None:
     made = fill(journal, 1, ["a@example.com"] * 3)
     made.count(Stored.SENT, 2)
-    made.attempts, made.unknown, made.duplicates, made.low_water = 5, 1, 1, message_id(1, 1)
+    made.attempts, made.unknown, made.duplicates, made.marks = 5, 1, 1, (message_id(1, 1),)
     journal.apply([SetCampaign.of(made)])
     (found,) = journal.campaigns()
-    for name in ("id", "submission", "template", "options", "total", "counts", "attempts", "low_water"):
+    for name in ("id", "submission", "template", "options", "total", "counts", "attempts", "marks"):
         assert getattr(found, name) == getattr(made, name), name
     assert found.queued == 1
     made.finished_at = WALL
@@ -129,15 +127,15 @@ def test_fresh_messages_are_read_page_by_page_without_the_settled(journal: Sqlit
     fill(journal, 1, [f"u{n}@example.com" for n in range(10)])
     fill(journal, 2, ["other@example.com"])
     journal.apply([sent(1), sent(4, Stored.DEFERRED, WALL)])
-    page = journal.fresh(1, message_id(1, 0) - 1, 5)
+    page = journal.fresh(message_id(1, 0) - 1, message_id(2, 0), 5)
     assert [row[0] & 0xFF for row in page] == [0, 2, 3, 5, 6]
     assert page[0][1:] == ("u0@example.com", codec.pack_values(["u0@example.com"]), 0)
-    assert [row[0] & 0xFF for row in journal.fresh(1, page[-1][0], 5)] == [7, 8, 9]
+    assert [row[0] & 0xFF for row in journal.fresh(page[-1][0], message_id(2, 0), 5)] == [7, 8, 9]
 
 
 def test_retries_come_in_the_order_they_are_due(journal: SqliteJournal) -> None:
     fill(journal, 1, [f"u{n}@example.com" for n in range(6)])
-    journal.apply([SetWorker("w", 1, "s:25", "log", 1, False, False)])
+    journal.apply([SetWorker("w", 1, "s:25", "log", 1, "ready", 0, 0, False)])
     for index, due in [(0, 50), (1, 10), (2, 30), (3, 30), (4, 90)]:
         journal.apply([sent(index, Stored.DEFERRED, due)])
     rows, upto, next_due = journal.retries(1, (0, 0), 60, 3)

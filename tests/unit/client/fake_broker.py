@@ -16,15 +16,18 @@ from evenpost.wire.messages import (
     CampaignOpen,
     CampaignStatus,
     Cancel,
+    Candidate,
     Commit,
     Done,
-    Drain,
     Error,
+    Explain,
+    Explanation,
     Hello,
     Message,
     OpenCampaign,
     Pause,
-    Ready,
+    Pick,
+    Reason,
     Recipients,
     RecipientsStored,
     Report,
@@ -34,6 +37,7 @@ from evenpost.wire.messages import (
     RetryFailed,
     Servers,
     ServersReply,
+    SetServer,
     Status,
     StatusReply,
     SubmitOk,
@@ -198,7 +202,9 @@ class FakeBroker:
                 return TracePage([r for r in self.report if r.address == message.address])
             case Servers():
                 return ServersReply([WORKER])
-            case Pause() | Resume() | Drain() | Ready():
+            case Explain():
+                return explanation(message, self.report)
+            case Pause() | Resume() | SetServer():
                 return Done()
             case Cancel() | RetryFailed():
                 return Done(7)
@@ -206,6 +212,19 @@ class FakeBroker:
 
     def _stored(self, campaign: str) -> Stored:
         return next(s for s in self.submissions.values() if s.campaign == campaign)
+
+
+def explanation(asked: Explain, report: list[ReportRow]) -> Explanation:
+    row = next((r for r in report if r.index == asked.index), None)
+    return Explanation(
+        campaign=asked.campaign, index=asked.index, summary="News waits for a token.",
+        reasons=[Reason("no token for gmail.com", 1_700_000_060_000), Reason("relay-2's breaker is open")],
+        candidates=[
+            Candidate("w1", "127.0.0.1:25", 0.0123456, 3, 20, 100.0),
+            Candidate("w2", "127.0.0.1:26", 0.0, 0, 5, 12.5, "its breaker is open"),
+        ],
+        pick=Pick(1_700_000_000_000, 81, "w1", 0.03, "w2", 0.05) if row else None, row=row,
+    )  # fmt: skip
 
 
 def status(campaign: str = "c1", state: str = "running", total: int = 10, **counts: int) -> CampaignStatus:

@@ -19,10 +19,12 @@ from evenpost.wire.messages import (
     Cancel,
     Commit,
     Error,
+    Explain,
     Message,
     OpenCampaign,
     Recipients,
     RetryFailed,
+    SetServer,
     Trace,
     Type,
     Watch,
@@ -293,10 +295,53 @@ async def test_looking_and_steering(broker: FakeBroker) -> None:
         assert await client.cancel("c1") == 7
         assert await client.retry_failed("c1", only=["held"]) == 7
         await client.drain("w1")
+        await client.maint("w1")
         await client.ready("w1")
+        await client.set_weight("w1", 50)
+        await client.set_weight("w1", None)
+        await client.set_max_connections("w1", 7)
+        await client.set_max_connections("w1", None)
         await client.trace("Anna <jürgen@Bücher.example>")
+    assert [m for m in broker.seen if isinstance(m, SetServer)] == [
+        SetServer("w1", state="drain"), SetServer("w1", state="maint"), SetServer("w1", state="ready"),
+        SetServer("w1", weight=50), SetServer("w1", weight=0),
+        SetServer("w1", max_connections=7), SetServer("w1", max_connections=0),
+    ]  # fmt: skip
     assert Trace("jürgen@xn--bcher-kva.example", 1000) in broker.seen  # as a list's address is stored
     assert RetryFailed("c1", ["held"]) in broker.seen and Trace("u5@example.com", 1000) in broker.seen
+
+
+async def test_an_operators_numbers_have_bounds(broker: FakeBroker) -> None:
+    async with async_client(broker) as client:
+        for call in (
+            client.set_weight("w1", 0), client.set_weight("w1", 1_001),
+            client.set_max_connections("w1", 10_001),
+        ):  # fmt: skip
+            with pytest.raises(ClientError, match="whole number from 1 to") as caught:
+                await call
+            assert caught.value.code == "bad_input"
+    assert not broker.count(Type.SET_SERVER), "0 would have taken the operator's word back"
+
+
+async def test_an_explanation_is_found_by_index_and_by_address(broker: FakeBroker) -> None:
+    broker.report = [row(0, campaign="c0", address="a@example.com"), row(7, address="a@example.com"), row(8)]
+    broker.statuses = [status("c1")]
+    async with async_client(broker) as client:
+        assert (await client.explain("c1")).reasons[0].until == 1_700_000_060_000
+        assert (await client.explain("c1", 8)).row == row(8)
+        assert (await client.explain("c1", address="a@EXAMPLE.com")).index == 7
+        with pytest.raises(ClientError, match=r"c1 has no message to b@example\.com") as caught:
+            await client.explain("c1", address="b@example.com")
+        assert caught.value.code == Code.NOT_FOUND
+        with pytest.raises(ClientError, match="no campaign 'c9'"):
+            await client.explain("c9", address="a@example.com")
+        for wrong in ({"index": -1}, {"index": 2**32}, {"index": 1, "address": "a@example.com"}):
+            with pytest.raises(ClientError) as caught:
+                await client.explain("c1", **wrong)  # type: ignore[arg-type]  # loose on purpose
+            assert caught.value.code == "bad_input"
+    assert [m for m in broker.seen if isinstance(m, Explain)] == [
+        Explain("c1"), Explain("c1", 8), Explain("c1", 7),
+    ]  # fmt: skip
 
 
 async def test_a_refusal_has_code_and_message(broker: FakeBroker) -> None:
@@ -440,7 +485,9 @@ def test_the_synchronous_client_does_the_same(broker: FakeBroker) -> None:
         assert client.status("c1") == finished and client.status() == [finished]
         assert client.servers() == [WORKER] and client.cancel("c1") == 7 and client.retry_failed("c1") == 7
         assert client.trace("u1@example.com")[0].index == 1
-        client.pause("c1"), client.resume("c1"), client.drain("w1"), client.ready("w1")
+        client.pause("c1"), client.resume("c1"), client.drain("w1"), client.ready("w1"), client.maint("w1")
+        client.set_weight("w1", 5), client.set_max_connections("w1", None)
+        assert client.explain("c1", address="u1@example.com").index == 1
         assert client.send(to="a@example.com", sender="b@example.com", subject="s", text="t").recipients == 1
     assert threads == {threading.current_thread()}, "a database cursor belongs to its thread"
     client.close()

@@ -9,6 +9,7 @@ from client.input_attachments import read_attachment
 from client.input_check import checked
 from client.input_times import parse_time
 from client.problems import InputError, Problem
+from client.submission_plan import Plan
 from evenpost.wire.codec import unpack_values
 from evenpost.wire.messages import Attachment
 
@@ -67,6 +68,10 @@ start_at = 2126-05-01T09:00:00+02:00
 expire_at = "+2h"
 priority = 7
 pool = "bulk"
+overflow = "spare"
+weight = 50
+rate = "14/s, 50000/day"
+window = "Mon-Fri 08:00-20:00 Europe/Berlin"
 on_unknown = "hold"
 submission_id = "may-1"
 [headers]
@@ -95,6 +100,9 @@ content_type = "application/x-pdf"
     start = datetime(2126, 5, 1, 7, tzinfo=UTC).timestamp() * 1000
     assert (options.start_at, options.expire_at) == (start, start + 2 * 3_600_000)
     assert (options.name, options.priority, options.pool, options.on_unknown) == ("May", 7, "bulk", "hold")
+    assert (options.overflow, options.weight, options.rate, options.window) == (
+        "spare", 50, "14/s, 50000/day", "Mon-Fri 08:00-20:00 Europe/Berlin",
+    )  # fmt: skip
     assert campaign.submission_id == "may-1"
     assert campaign.reads_file
     assert campaign.files == {"html": str(folder / "body.html"), "text": str(folder / "body.txt")}
@@ -185,7 +193,19 @@ def test_keywords_beat_the_file(folder: Path) -> None:
         ({"priority": 10}, "priority"),
         ({"priority": True}, "priority"),
         ({"pool": ""}, "pool"),
+        ({"overflow": ""}, "overflow"),
+        ({"pool": "a", "overflow": "a\nb"}, "overflow"),
         ({"name": "x" * 201}, "name"),
+        ({"weight": 0}, "weight"),
+        ({"weight": 1_001}, "weight"),
+        ({"weight": True}, "weight"),
+        ({"weight": "heavy"}, "weight"),
+        ({"rate": "14"}, "rate"),
+        ({"rate": 14}, "rate"),
+        ({"rate": ", ".join(f"{n}/{n}s" for n in range(10, 60))}, "rate"),
+        ({"window": "08:00"}, "window"),
+        ({"window": "08:00-20:00 Europe/Berln"}, "window"),
+        ({"window": 8}, "window"),
         ({"attachments": "offer.pdf"}, "attachments"),
         ({"attachments": ["/none/offer.pdf"]}, "attachments[1]"),
         (
@@ -249,6 +269,40 @@ def test_times(given: object, time: datetime) -> None:
     assert parse_time(given, NOW) == (time, False)
 
 
+def test_no_rate_and_no_window_are_none() -> None:
+    options = build().options()
+    assert (options.rate, options.window, options.weight, options.overflow) == ("", "", 100, None)
+    assert build(rate=None, window=None).options() == options
+
+
+def test_a_rate_or_a_window_that_is_wrong_says_how_it_is_written() -> None:
+    with pytest.raises(InputError) as caught:
+        build(rate="14 a second", window="8-20", weight=0)
+    texts = {p.field: str(p) for p in caught.value.problems}
+    assert texts.keys() == {"rate", "window", "weight"}
+    assert '"14/s, 50000/day"' in texts["rate"] and "Europe/Berlin" in texts["window"]
+    with pytest.raises(InputError, match='rate = "14/s, 50000/day"'):
+        build(rate=14)
+
+
+def test_an_overflow_needs_a_pool() -> None:
+    (warning,) = build(overflow="spare").warnings
+    assert (warning.field, warning.severity) == ("overflow", "warning") and "pool" in warning.reason
+    assert build(pool="bulk", overflow="spare").warnings == ()
+    (warning,) = build(pool="bulk", overflow="bulk").warnings
+    assert "the pool itself" in warning.reason
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("rate_limit", "rate"), ("throttle", "rate"), ("send_window", "window"), ("overflow_pool", "overflow"),
+     ("wieght", "weight")],
+)  # fmt: skip
+def test_what_others_call_it_is_understood(folder: Path, key: str, meant: str) -> None:
+    (problem,) = problems(folder, MINIMAL + f'text = "body.txt"\n{key} = "x"\n')
+    assert problem.hint == f"Did you mean {meant!r}?"
+
+
 def test_local_time_is_said() -> None:
     values = {"start_at": "2126-05-01T09:00", "sender": "a@example.com", "subject": "x", "text": "x",
               "recipients": []}  # fmt: skip
@@ -270,3 +324,13 @@ def test_newsletter_example() -> None:
     assert [part.content_id for part in campaign.template().attachments] == ["logo.png"]
     assert campaign.html is not None
     assert 3_000 < len(campaign.html.encode()) < 5_000
+
+
+def test_the_paced_example() -> None:
+    campaign = Campaign.load(NEWSLETTER.parent / "paced.toml")
+    assert campaign.warnings == ()
+    options = campaign.options()
+    assert (options.priority, options.weight, options.pool, options.overflow) == (1, 50, "bulk", "spare")
+    assert options.rate and options.window
+    with Plan(campaign) as plan:
+        assert plan.check().good == 5_000

@@ -27,6 +27,7 @@ from evenpost.wire.messages import (
     OpenCampaign,
     Pause,
     RetryFailed,
+    SetServer,
     Type,
     Watch,
     WatchUpdate,
@@ -110,7 +111,8 @@ def test_options_alone_and_options_that_beat_the_file(broker: FakeBroker, folder
         "submit", "--from", "a@example.com", "--subject", "Hi", "--html", folder / "a.html", "--recipients",
         folder / "list.csv", "--header", "X-One: 1: 2", "--header", "List-Id: <x>", "--inline",
         f"logo={folder / 'logo.png'}", "--attach", folder / "list.csv", "--reply-to", "r@example.com",
-        "--priority", "7", "--pool", "p", "--on-unknown", "hold", "--name", "N", "--start-at", "+1h",
+        "--priority", "7", "--pool", "p", "--overflow", "o", "--weight", "50", "--rate", "14/s, 50000/day",
+        "--window", "08:00-20:00 Europe/Berlin", "--on-unknown", "hold", "--name", "N", "--start-at", "+1h",
         "--expire-at", "+2d", "--envelope-from", "", "--to-name", "{{ name }}", "--submission-id", "s1",
         "--json", broker=broker,
     )  # fmt: skip
@@ -132,6 +134,9 @@ def test_options_alone_and_options_that_beat_the_file(broker: FakeBroker, folder
         "{{ name }}",
     )
     assert (options.priority, options.pool, options.on_unknown, options.name) == (7, "p", "hold", "N")
+    assert (options.overflow, options.weight, options.rate, options.window) == (
+        "o", 50, "14/s, 50000/day", "08:00-20:00 Europe/Berlin",
+    )  # fmt: skip
     assert options.start_at and options.expire_at
     assert abs(options.expire_at - options.start_at - 2 * 86_400_000) < 2_000
 
@@ -184,6 +189,9 @@ def test_bad_options_are_all_told(broker: FakeBroker, folder: Path) -> None:
         (["--inline", "x"], "--inline"),
         (["--html", folder / "none.html"], "none.html"),
         (["--encoding", "klingon"], "klingon"),
+        (["--rate", "fast"], "rate: the rate 'fast'"),
+        (["--window", "08:00-20:00 Europe/Berln"], "'Europe/Berlin'"),
+        (["--weight", "0"], "--weight"),
     ):
         result = run("submit", folder / "campaign.toml", *options, broker=broker)
         assert result.exit_code == 2 and words in result.stderr, result.output
@@ -322,7 +330,10 @@ def test_watch_is_a_line_an_update_on_a_pipe(broker: FakeBroker) -> None:
 
 def test_servers_and_trace(broker: FakeBroker) -> None:
     lines = run("servers", broker=broker).stdout.splitlines()
-    assert lines[1].split("\t")[:9] == ["w1", "127.0.0.1:25", "ready", "3", "2", "5", "12.5", "30", "100.0 %"]
+    cells = dict(zip(lines[0].split("\t"), lines[1].split("\t"), strict=True))
+    told = {"worker": "w1", "server": "127.0.0.1:25", "state": "ready", "open": "3", "busy": "2",
+            "limit": "5", "sent/s": "12.5", "sent": "30", "share": "100.0 %", "external": "0"}  # fmt: skip
+    assert {name: cells[name] for name in told} == told, "on a pipe there are all columns, the empty ones too"
     assert json.loads(run("servers", "--json", broker=broker).stdout)[0]["limit"] == 5
     broker.report = [row(1, history=[Attempt(1_700_000_000_000, "w0", "deferred", 451, "later")])]
     lines = run("trace", "u1@example.com", broker=broker).stdout.splitlines()
@@ -363,8 +374,8 @@ def test_seconds_are_finite_numbers(number: str) -> None:
 
 
 def test_steering(broker: FakeBroker) -> None:
-    for command, name in (("pause", "c1"), ("resume", "c1"), ("drain", "w1"), ("ready", "w1")):
-        assert run(command, name, broker=broker).exit_code == 0
+    for command in ("pause", "resume"):
+        assert run(command, "c1", broker=broker).exit_code == 0
     assert "7 messages will not be sent" in run("cancel", "c1", broker=broker).stdout
     result = run("retry-failed", "c1", "--only", "held", "--json", broker=broker)
     assert json.loads(result.stdout) == {"campaign": "c1", "changed": 7}
@@ -379,6 +390,104 @@ def test_steering(broker: FakeBroker) -> None:
     broker.answer = refuse
     result = run("pause", "c1", broker=broker)
     assert result.exit_code == 2 and result.stderr == "Error: it has ended\n"
+
+
+def test_steering_servers(broker: FakeBroker) -> None:
+    for words, said in (
+        (["drain", "w1"], "w1 gets nothing more. `evenpost ready w1` takes that back.\n"),
+        (["maint", "w1"], "w1 gets nothing at all. `evenpost ready w1` takes that back.\n"),
+        (["ready", "w1", "w2"], "w1 gets messages again.\nw2 gets messages again.\n"),
+        (["weight", "w1", "50"], "w1 has the weight 50.\n"),
+        (["weight", "w1", "w2", "default"], "w1 has its own weight again.\nw2 has its own weight again.\n"),
+        (["maxconn", "w1", "1"], "w1 has at most 1 connection.\n"),
+        (["maxconn", "w1", "default"], "w1 has its own limit again.\n"),
+    ):
+        result = run(*words, broker=broker)
+        assert (result.exit_code, result.stdout) == (0, said)
+    assert [m for m in broker.seen if isinstance(m, SetServer)] == [
+        SetServer("w1", state="drain"), SetServer("w1", state="maint"), SetServer("w1", state="ready"),
+        SetServer("w2", state="ready"), SetServer("w1", weight=50), SetServer("w1", weight=0),
+        SetServer("w2", weight=0), SetServer("w1", max_connections=1), SetServer("w1", max_connections=0),
+    ]  # fmt: skip
+    lines = run("weight", "w1", "w2", "7", "--json", broker=broker).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [{"worker": w, "weight": 7} for w in ("w1", "w2")]
+    found = json.loads(run("maxconn", "w1", "default", "--json", broker=broker).stdout)
+    assert found == {"worker": "w1", "max_connections": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["weight", "w1", "0"], "To give it nothing: evenpost drain"),
+     (["weight", "w1", "1001"], "no number from 1 to 1,000"), (["weight", "w1", "heavy"], "'default'"),
+     (["maxconn", "w1", "9" * 5_000], "no number from 1 to 10,000"), (["weight", "50"], "Missing argument"),
+     (["drain"], "Missing argument")],
+)  # fmt: skip
+def test_words_for_servers_that_are_wrong(broker: FakeBroker, words: list[str], told: str) -> None:
+    result = run(*words, broker=broker)
+    assert result.exit_code == 2 and told in result.stderr
+    assert not broker.count(Type.SET_SERVER)
+
+
+def test_a_worker_that_is_unknown_is_told_after_those_that_are_known(broker: FakeBroker) -> None:
+    broker.answer = lambda message: (
+        Error(Code.NOT_FOUND, "no worker 'w2'") if isinstance(message, SetServer) and message.worker == "w2"
+        else None
+    )  # fmt: skip
+    result = run("drain", "w1", "w2", broker=broker)
+    assert result.exit_code == 2
+    assert result.stdout.startswith("w1 gets nothing more.") and result.stderr == "Error: no worker 'w2'\n"
+
+
+# --- explain ------------------------------------------------------------------------------------
+
+
+def test_explain_a_campaign(broker: FakeBroker) -> None:
+    result = run("explain", "c1", broker=broker)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "News waits for a token.",
+        "- no token for gmail.com, until 2023-11-14 22:14:20",
+        "- relay-2's breaker is open",
+        "",
+        "worker\tserver\tkey\tload/limit\tweight\twhy not",
+        "w1\t127.0.0.1:25\t0.0123\t3/20\t100.0\t",
+        "w2\t127.0.0.1:26\t\t0/5\t12.5\tits breaker is open",
+    ]
+    found = json.loads(run("explain", "c1", "--json", broker=broker).stdout)
+    assert found["reasons"][0] == {"text": "no token for gmail.com", "until": 1_700_000_060_000}
+    assert found["candidates"][1]["why_not"] == "its breaker is open" and found["row"] is None
+
+
+def test_explain_a_message(broker: FakeBroker) -> None:
+    tried = [Attempt(1_699_999_990_000, "w0", "deferred", 451, "later")]
+    broker.report = [
+        row(0),
+        row(3, "deferred", code=450, reply="too\nfast", attempts=2, due_at=1_700_000_300_000, history=tried),
+    ]
+    result = run("explain", "c1/3", broker=broker)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[4:10] == [
+        "Message c1/3 to u3@example.com: deferred, next attempt 2023-11-14 22:18:20.",
+        "Batch 81 went to w1 (key 0.03) at 2023-11-14 22:13:20; next would have been w2 (key 0.05).",
+        "",
+        "attempt\twhen\toutcome\tcode\treply\tworker",
+        "1\t2023-11-14 22:13:10\tdeferred\t451\tlater\tw0",
+        "2\t2023-11-14 22:13:20\tdeferred\t450\ttoo fast\tw1",
+    ]
+    for words in (["c1", "3"], ["c1", "u3@example.com"], ["c1/u3@example.com"]):
+        assert run("explain", *words, broker=broker).stdout == result.stdout
+    found = json.loads(run("explain", "c1/3", "--json", broker=broker).stdout)
+    assert found["row"]["history"][0]["code"] == 451 and found["pick"]["runner_up"] == "w2"
+
+
+def test_explain_asks_for_what_there_can_be(broker: FakeBroker) -> None:
+    for words in (["c1", "-"], ["c1", "x"], ["c1/4294967296"], ["c1", "9" * 5_000]):
+        result = run("explain", *words, broker=broker)
+        assert result.exit_code == 2 and "neither an address nor the index" in result.stderr
+    broker.statuses = [status("c1")]
+    result = run("explain", "c1", "nobody@example.com", broker=broker)
+    assert result.exit_code == 2 and "c1 has no message to nobody@example.com" in result.stderr
 
 
 # --- real processes -------------------------------------------------------------------------------

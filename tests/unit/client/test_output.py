@@ -1,8 +1,15 @@
 """What people and spreadsheets get to see."""
 
-import pytest
+import io
+import time
 
-from client import output
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from client import output, output_table, output_times
+from client.output_live import _screen
+from evenpost.wire.messages import WatchUpdate
 from tests.unit.client.fake_broker import WORKER, row, status
 
 
@@ -17,8 +24,8 @@ def test_formulas_are_disarmed_for_spreadsheets(cell: str, safe: str) -> None:
 
 
 def test_a_cell_on_a_pipe_keeps_to_its_column_and_line() -> None:
-    assert output.plain("550 5.1.1\tno\r\n such user") == "550 5.1.1 no such user"
-    assert output.plain(12.5) == "12.5"
+    assert output_table.plain("550 5.1.1\tno\r\n such user") == "550 5.1.1 no such user"
+    assert output_table.plain(12.5) == "12.5"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,7 @@ def test_a_status_in_words() -> None:
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.4, "3 s"), (75, "1 min 15 s"), (7_260, "2 h 1 min")])
 def test_durations(seconds: float, words: str) -> None:
-    assert output.duration(seconds) == words
+    assert output_times.duration(seconds) == words
 
 
 def test_columns_and_rows_fit() -> None:
@@ -54,20 +61,111 @@ def test_columns_and_rows_fit() -> None:
 
 
 def test_times() -> None:
-    assert output.utc_time(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
-    assert output.utc_time(0) == "" == output.local_time(None)
+    assert output_times.utc_time(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
+    assert output_times.utc_time(0) == "" == output_times.local_time(None)
+
+
+def drawn(width: int, *parts: object) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    for part in parts:
+        console.print(part)
+    return console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
 
 
 def test_the_screen_of_a_watch_can_be_drawn() -> None:
-    import io
-
-    from rich.console import Console
-
-    from client.output_live import _screen
-    from evenpost.wire.messages import WatchUpdate
-
-    console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    console.print(_screen(WatchUpdate([status(total=10, sent=4)], [WORKER])))
-    console.print(_screen(WatchUpdate([], [])))
-    text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    working = replace(status(total=10, sent=4), rate=12.0, eta_at=in_ms(12 * 60))
+    text = drawn(120, _screen(WatchUpdate([working], [WORKER]), 120), _screen(WatchUpdate([], []), 120))
     assert "w1" in text and "40.0 % of 10" in text and "No campaign is running" in text
+    assert "4 sent | 12/s | done about " in text and "in 12 min" in text
+
+
+def in_ms(seconds: float) -> int:
+    return int((time.time() + seconds) * 1000)
+
+
+def test_what_is_foreseen_is_told_no_more_exactly_than_anybody_can() -> None:
+    clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + 720))
+    assert output_times.expected(in_ms(720)) in (
+        f"about {clock[11:]}, in 12 min",
+        f"about {clock}, in 12 min",
+    )
+    for seconds, words in ((40.2, "in 40 s"), (3 * 3600 + 61, "in 3 h 1 min"), (3 * 3600 + 5, "in 3 h"),
+                           (86_400 * 3 + 60, "in 3 days")):  # fmt: skip
+        assert output_times.expected(in_ms(seconds)).endswith(words)
+    assert output_times.expected(in_ms(86_400 * 3)).startswith("about 20"), "another day has its date"
+    assert output_times.expected(in_ms(-5)) == "any moment" and output_times.expected(None) == ""
+
+
+def test_a_status_says_when_it_will_be_done_and_which_limits_hold() -> None:
+    limited = replace(
+        status(sent=3), eta_at=in_ms(720), rate_limit="14/s, 50000/day", window="08:00-20:00 Europe/Berlin",
+        pool="bulk", overflow="spare", weight=50,
+    )  # fmt: skip
+    assert ", done about " in output.status_line(limited) and "in 12 min" in output.status_line(limited)
+    details = dict(output.status_details(limited))
+    assert str(details["done"]).startswith("about ") and details["rate limit"] == "14/s, 50000/day"
+    assert details["window"] == "08:00-20:00 Europe/Berlin"
+    assert (details["pool"], details["overflow"], details["weight"]) == ("bulk", "spare", 50)
+    plain = dict(output.status_details(status(sent=3)))
+    assert not plain.keys() & {"done", "rate limit", "window", "overflow", "weight"}
+
+
+BUSY = replace(
+    WORKER, worker="relay-1.example", server="mailer@relay-1.provider.example:587", state="slow start",
+    external=7, load=10, key=0.01234567, weight=200, seconds_a_message=0.04567, failure_rate=0.031,
+    rate_limit="14/s, 50000/day", operator="weight:50, maxconn:10", sent=1_234_567, rate=1234.5,
+    reason="421 4.7.0 our IP has been temporarily rate limited, see https://provider.example/limits",
+)  # fmt: skip
+
+
+def test_a_server_in_full() -> None:
+    cells = dict(zip(output.SERVER_COLUMNS, output.server_row(BUSY, 2_469_134), strict=True))
+    told = {
+        "state": "slow start", "operator": "weight:50, maxconn:10", "load": 10, "external": 7, "limit": 5,
+        "max": 5, "weight": 200, "key": 0.0123, "rate limit": "14/s, 50000/day", "share": "50.0 %",
+        "s/message": 0.046, "failures": "3.1 %",
+    }  # fmt: skip
+    assert {name: cells[name] for name in told} == told
+    idle = dict(zip(output.SERVER_COLUMNS, output.server_row(WORKER, 30), strict=True))
+    assert (idle["key"], idle["failures"], idle["s/message"]) == ("", "", "")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 132, 300])
+def test_a_table_keeps_to_the_width_and_a_row_to_its_line(width: int) -> None:
+    columns = output.SERVER_COLUMNS
+    rows = [output.server_row(replace(BUSY, worker=f"relay-{n}.example"), 10**7) for n in range(5)]
+    shown = output_table.fitting(columns, columns, rows, width, "reason")
+    lines = drawn(width, output_table.rich_table(shown, columns, rows, wrap="reason")).splitlines()
+    assert max(map(len, lines)) <= width
+    for n in range(5):
+        [line] = [line for line in lines if f"relay-{n}.example" in line]
+        assert "slow start" in line and " 10 " in line
+    assert {"worker", "state", "load", "limit"} <= set(shown)
+    assert (len(shown) == len(columns)) == (width == 300)
+    assert [name for name in columns if name in shown] == shown, "their order stays"
+
+
+def test_the_less_telling_columns_go_first() -> None:
+    columns = {"name": 0, "small": 1, "large": 2, "larger": 2}
+    rows = [["x" * 10, "y" * 10, "z" * 10, "w" * 10]]
+    for width, shown in ((46, 4), (45, 3), (34, 3), (33, 2), (22, 2), (21, 1), (5, 1)):
+        assert output_table.fitting(columns, columns, rows, width) == list(columns)[:shown]
+
+
+def test_a_sentence_goes_on_in_the_next_line_and_loses_nothing() -> None:
+    columns = {"worker": 0, "why": 0}
+    rows = [["w1", "a long story " * 10]]
+    shown = output_table.fitting(columns, columns, rows, 40, "why")
+    text = drawn(40, output_table.rich_table(shown, columns, rows, wrap="why"))
+    assert text.count("story") == 10 and max(map(len, text.splitlines())) <= 40
+
+
+def test_a_watch_fits_80_columns() -> None:
+    workers = [replace(BUSY, worker=f"relay-{n}") for n in range(3)]
+    named = replace(
+        status(total=12_345_678, sent=1_000_000, queued=11_345_678), name="A rather long campaign name, May",
+        rate=1234.0, eta_at=in_ms(7200),
+    )  # fmt: skip
+    lines = drawn(80, _screen(WatchUpdate([named], workers), 80)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len([line for line in lines if line.strip()]) == 2 + 3 + 2, "no line had to be broken"

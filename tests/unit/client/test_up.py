@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from client.cli import cli
 from client.problems import InputError
-from client.up import Patience, Supervisor
+from client.up import Patience, Supervisor, _started
 from client.up_config import Cluster, Program, environment_of, load
+from tests.unit.client.fake_broker import WORKER
 
 QUICK = Patience(restart_s=0.01, restart_s_max=0.02, crashes_max=3, drain_s=20, ask_s=0.05, nag_s=100)
 ROOT = Path(__file__).resolve().parents[3]
@@ -172,6 +175,93 @@ def test_options_of_the_programs_are_known_and_misspelled_ones_found(tmp_path: P
     assert "Did you mean 'max_connections'?" in texts[1] and "config: unknown key" in texts[2]
 
 
+def test_a_workers_rate_is_checked_and_passed_on(tmp_path: Path) -> None:
+    text = "[[server]]\nsmtp = 'smtp://h.example'\nrate = '14/s, 50000/day'\nagent = 'h.example:9999'\n"
+    (tmp_path / "c.toml").write_text(text)
+    (worker,) = load(tmp_path / "c.toml", os.environ).workers
+    assert worker.arguments[-4:] == ("--rate", "14/s, 50000/day", "--agent", "h.example:9999")
+    (tmp_path / "c.toml").write_text("[[server]]\nsmtp = 'smtp://h.example'\nrate = 'fast'\n")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path / "c.toml", os.environ)
+    (problem,) = caught.value.problems
+    assert problem.field == "server[1].rate" and '"14/s, 50000/day"' in str(problem)
+
+
+TABLES = """
+[[server]]
+smtp = "smtp://h.example"
+[[domain]]
+names = ["gmail.com", "bücher\\u007f.example"]
+mx = ["google.com"]
+connections = 20
+rate = "100/s"
+[[domain]]
+names = ["example.org"]
+rate = "1/s"
+[[sender]]
+domain = "news.example"
+pool = 'the "bulk" one'
+overflow = "spare"
+"""
+
+
+def test_domains_and_senders_go_to_the_broker_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(TABLES)
+    cluster = load(tmp_path / "c.toml", {})
+    assert tomllib.loads(cluster.broker.config) == {
+        "domain": [
+            {"names": ["gmail.com", "bücher\x7f.example"], "mx": ["google.com"], "connections": 20,
+             "rate": "100/s"},
+            {"names": ["example.org"], "rate": "1/s"},
+        ],
+        "sender": [{"domain": "news.example", "pool": 'the "bulk" one', "overflow": "spare"}],
+    }  # fmt: skip
+    assert "--config" not in cluster.broker.arguments and cluster.workers[0].config == ""
+    (tmp_path / "c.toml").write_text("[[server]]\nsmtp = 'smtp://h.example'\n")
+    assert load(tmp_path / "c.toml", {}).broker.config == ""
+
+
+def test_what_is_wrong_with_domains_and_senders_is_told_too(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """
+        [[server]]
+        smtp = "smtp://h.example"
+        [[domain]]
+        name = ["gmail.com"]
+        connections = 0
+        rate = "lots"
+        [[domain]]
+        names = "gmail.com"
+        mx = 2026-01-01
+        rate = 5
+        [[sender]]
+        overflow = "x"
+        """,
+    )
+    expected = [
+        "domain[1].name: unknown key. Did you mean 'names'?",
+        "domain[1].names: missing. Such as",
+        "domain[1].connections: 0 is less than 1",
+        "domain[1].rate: the rate 'lots'",
+        "domain[2].names: expected a list of texts, got 'gmail.com'",
+        "domain[2].mx: expected a list of texts",
+        "domain[2].rate: expected a text, got 5",
+        "sender[1].pool: missing",
+        "sender[1].domain: missing",
+    ]
+    for words in expected:
+        assert any(line.startswith(words) for line in found), (words, found)
+    assert len(found) == len(expected), found
+    text = "[[server]]\nsmtp = 'smtp://h.example'\n[domain]\nnames = ['x.example']\n"
+    assert problems(tmp_path, text) == [
+        "domain: expected a list of tables. Write [[domain]], with two brackets"
+    ]
+    assert problems(tmp_path, "sender = 1\n[[server]]\nsmtp = 'smtp://h.example'\n") == [
+        "sender: expected tables. Write [[sender]] and its keys below it, for each sender"
+    ]
+
+
 # --- the supervisor -----------------------------------------------------------------------------
 
 RUNS = """
@@ -196,8 +286,10 @@ BAD_INPUT = "import sys; print('no such option', flush=True); sys.exit(2)"
 class Cast:
     """A cluster of small programs by name; the first is the broker."""
 
-    def __init__(self, folder: Path, patience: Patience = QUICK, **programs: str) -> None:
-        made = [Program(name, (name,)) for name in programs]
+    def __init__(
+        self, folder: Path, patience: Patience = QUICK, *, config: str = "", **programs: str
+    ) -> None:
+        made = [Program(name, (name,), config=config * (not n)) for n, name in enumerate(programs)]
         cluster = Cluster(made[0], tuple(made[1:]), folder, "ipc:///nonexistent/nobody")
         self.out = io.StringIO()
         self.folder = folder
@@ -231,6 +323,33 @@ async def test_one_signal_ends_workers_first_and_then_the_broker(tmp_path: Path)
     assert set(order[:2]) == {"w1 ended", "w2 ended"} and order[2] == "broker ended"
     assert "w1       | w1 runs" in cast.out.getvalue() and cast.out.getvalue().endswith("Stopped.\n")
     assert (tmp_path / "logs" / "w1.log").read_text() == "w1 runs\n"
+
+
+SHOWS_ITS_CONFIG = """
+import signal, sys
+option, path = sys.argv[2:]
+with open(path) as f: print(option, path, f.read(), flush=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+while True: signal.pause()
+"""
+
+
+async def test_a_programs_config_is_a_file_while_it_runs(tmp_path: Path) -> None:
+    cast = Cast(tmp_path, config="[[domain]] # it", broker=SHOWS_ITS_CONFIG, w1=RUNS)
+    assert await cast.run((said("[[domain]] # it", "w1 runs"), cast.supervisor.stop)) == 0
+    (line,) = [line for line in cast.out.getvalue().splitlines() if "# it" in line]
+    option, path = line.split("|")[1].split()[:2]
+    assert option == "--config"
+    assert not os.access(path, os.F_OK), "it goes when all has ended"
+
+
+@pytest.mark.parametrize(
+    ("state", "started"),
+    [("ready", True), ("slow start", True), ("throttled", True), ("draining", True), ("maint", True),
+     ("backing off", False), ("lost", False), ("gone", False)],
+)  # fmt: skip
+def test_who_has_started(state: str, started: bool) -> None:
+    assert _started(replace(WORKER, state=state)) is started
 
 
 async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from worker.vocabulary import (
     EXIT_LOG,
     EXIT_PROTOCOL,
     EXIT_UNFINISHED,
+    AgentSaid,
     BatchEnded,
     Command,
     DrainAsked,
@@ -22,6 +23,7 @@ from worker.vocabulary import (
     Flushed,
     FlushLog,
     GiveBack,
+    LimitChanged,
     Log,
     LogFailed,
     Received,
@@ -99,9 +101,9 @@ def test_hello_until_a_welcome() -> None:
     assert names(game.receive(messages.WorkerWelcome("b1", 1.0, LEASE_S), 2, at=1.2)) == [
         "worker.welcomed", "FlushLog",
     ]  # fmt: skip
-    assert game.play(Tick(), at=2) == [SendHeartbeat(3, 0, False), FlushLog()]
+    assert game.play(Tick(), at=2) == [SendHeartbeat(3, 0, "ready"), FlushLog()]
     assert game.receive(messages.HeartbeatAck(3), at=2.1) == []
-    assert game.play(Tick(), at=3) == [SendHeartbeat(4, 0, False), FlushLog()]
+    assert game.play(Tick(), at=3) == [SendHeartbeat(4, 0, "ready"), FlushLog()]
 
 
 def test_without_a_connection_hello_is_tried_often_and_silence_is_told_once() -> None:
@@ -169,7 +171,52 @@ def test_batches_run_up_to_the_limit_and_then_in_their_order() -> None:
     assert out[-1] == FlushLog()
     assert game.play(Flushed()) == [SendOutcomes(Report(0, [row(2, 2)], [2]))]
     game.play(Tick(), at=0.5)
-    assert game.play(Tick(), at=1) == [SendHeartbeat(2, 4, False), FlushLog()]
+    assert game.play(Tick(), at=1) == [SendHeartbeat(2, 4, "ready"), FlushLog()]
+
+
+def test_batches_run_up_to_what_the_server_takes_just_now() -> None:
+    game = Game(max_connections=3)
+    game.welcome()
+    game.play(LimitChanged(1), at=0.5)
+    assert names(game.receive(batch(1, 1))) == ["StartBatch"]
+    assert names(game.receive(batch(2, 2))) == []
+    assert names(game.receive(batch(3, 3))) == []
+    out = game.play(LimitChanged(2))
+    assert [c.held.number for c in out if isinstance(c, StartBatch)] == [2]
+    # Lowered, it takes nothing back: what runs ends, and the next one waits for that.
+    assert "StartBatch" not in names(game.play(LimitChanged(1)))
+    game.sent(1, 1)
+    assert "StartBatch" not in names(game.play(BatchEnded(1)))
+    game.sent(2, 2)
+    assert "StartBatch" in names(game.play(BatchEnded(2)))
+
+
+def test_news_is_told_soon_but_not_more_often_than_ten_times_a_heartbeat() -> None:
+    game = Game()
+    game.welcome()
+    assert game.play(LimitChanged(1), at=0.5) == [SendHeartbeat(2, 0, "ready"), FlushLog()]
+    assert game.play(AgentSaid("drain", 50), at=0.55) == []
+    assert game.session.wake_at() == pytest.approx(100.6)
+    assert game.play(Tick(), at=0.6) == [SendHeartbeat(3, 0, "drain", 50), FlushLog()]
+    assert game.play(Tick(), at=1.5) == []
+    assert game.play(Tick(), at=1.6) == [SendHeartbeat(4, 0, "drain", 50), FlushLog()]
+
+
+def test_without_a_welcome_news_hurries_no_hello() -> None:
+    game = Game()
+    game.play(Tick(), at=0)
+    assert game.play(LimitChanged(1), at=0.5) == []
+    assert game.session.wake_at() == 101
+
+
+def test_the_workers_own_drain_beats_its_agent() -> None:
+    game = Game()
+    game.welcome()
+    game.receive(batch(1, 10))
+    game.session.batches[1].take()
+    assert SendHeartbeat(2, 1, "maint") in game.play(AgentSaid("maint", None), at=0.5)
+    assert SendHeartbeat(3, 1, "drain") in game.play(DrainAsked("SIGTERM"), at=0.7)
+    assert SendHeartbeat(4, 1, "drain", 7) in game.play(AgentSaid("ready", 7), at=0.9)
 
 
 def test_a_batch_that_is_or_was_here_is_ignored() -> None:
@@ -335,7 +382,7 @@ def test_drain() -> None:
     game.session.batches[1].take()
     out = game.play(DrainAsked("SIGTERM"), at=0.2)
     assert names(out) == ["worker.draining", "GiveBack", "GiveBack", "SendHeartbeat", "FlushLog"]
-    assert out[-2] == SendHeartbeat(2, 2, True)
+    assert out[-2] == SendHeartbeat(2, 2, "drain")
     assert not game.session.may_begin(game.mono)
     told = game.play(Flushed())
     assert game.play(DrainAsked("SIGTERM")) == []

@@ -1,7 +1,17 @@
 import pytest
 
 from evenpost.wire.limits import REPLY_CHARS_MAX
-from worker.smtp.outcome import CAUSES, RULES, Cause, Stage, classify, failure
+from worker.smtp.outcome import (
+    CAUSES,
+    RULES,
+    Cause,
+    Result,
+    Stage,
+    beside_others,
+    classify,
+    failure,
+    turned_away,
+)
 from worker.smtp.reply import Reply
 
 MESSAGE_STAGES = (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.DOT)
@@ -43,8 +53,34 @@ MESSAGE_STAGES = (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.DOT)
         (Stage.DOT, "451 4.7.1 try again later", "deferred", "recipient"),
         # the server, said after MAIL
         (Stage.RCPT, "451 4.3.0 Temporary lookup failure", "not_sent", "server"),
-        (Stage.RCPT, "450 4.7.1 too many messages from you", "not_sent", "server"),
-        (Stage.RCPT, "450 rate limit exceeded", "not_sent", "server"),
+        (Stage.DOT, "451 4.3.1 Insufficient system storage", "not_sent", "server"),
+        (Stage.RCPT, "450 Insufficient disk space", "not_sent", "server"),
+        # the server is well and wants less
+        (Stage.GREETING, "421 4.7.0 mx Error: too many connections from 192.0.2.1", "not_sent", "throttled"),
+        (
+            Stage.GREETING,
+            "421 Too many concurrent SMTP connections; please try again later.",
+            "not_sent",
+            "throttled",
+        ),
+        (Stage.GREETING, "450 4.7.1 too many sessions", "not_sent", "throttled"),
+        (Stage.GREETING, "450 4.7.1 not now", "not_sent", "server"),
+        (Stage.AUTH, "454 4.7.0 Temporary authentication failure", "not_sent", "server"),
+        (Stage.STARTTLS, "454 4.7.0 TLS not available: too many connections", "not_sent", "server"),
+        (Stage.MAIL, "454 4.7.0 Throttling failure: Maximum sending rate exceeded.", "not_sent", "throttled"),
+        (Stage.RCPT, "454 4.7.0 no", "not_sent", "throttled"),
+        (Stage.DATA, "454 Throttling failure: Daily message quota exceeded.", "not_sent", "throttled"),
+        (Stage.DOT, "454 4.7.0 Throttling failure: Maximum sending rate exceeded.", "not_sent", "throttled"),
+        (Stage.RCPT, "454 4.7.0 Authentication required", "not_sent", "server"),
+        (Stage.MAIL, "450 4.7.1 Error: too much mail from 192.0.2.1", "not_sent", "throttled"),
+        (Stage.MAIL, "451 4.7.500 Server busy. Please try again later", "not_sent", "throttled"),
+        (Stage.DOT, "421 4.7.28 Our system has detected an unusual rate of mail", "not_sent", "throttled"),
+        (Stage.RCPT, "450 4.7.1 too many messages from you", "not_sent", "throttled"),
+        (Stage.RCPT, "450 rate limit exceeded", "not_sent", "throttled"),
+        (Stage.RCPT, "452 4.5.0 too many messages", "not_sent", "throttled"),
+        (Stage.DOT, "451 4.4.5 congested", "not_sent", "throttled"),
+        (Stage.DOT, "451 4.3.0 too many connections to the content filter", "not_sent", "throttled"),
+        (Stage.RCPT, "550 5.7.1 too many connections", "bounced", "recipient"),
         (Stage.DOT, "452 no room", "not_sent", "server"),
         (Stage.RCPT, "554 5.7.1 Relay access denied", "bounced", "server"),
         (Stage.RCPT, "550 relay not permitted", "bounced", "server"),
@@ -90,6 +126,7 @@ def test_the_table_uses_only_pairs_with_a_meaning() -> None:
         ("bounced", "recipient"),
         ("bounced", "server"),
         ("not_sent", "server"),
+        ("not_sent", "throttled"),
         ("not_sent", "recipient"),
     }
 
@@ -97,3 +134,29 @@ def test_the_table_uses_only_pairs_with_a_meaning() -> None:
 def test_each_cause_has_a_row() -> None:
     for cause in Cause:
         assert failure(cause, Stage.MAIL, "why").text == "why"
+
+
+@pytest.mark.parametrize(
+    ("result", "is_one"),
+    [
+        (failure(Cause.REFUSED, Stage.CONNECT, "refused"), True),
+        (failure(Cause.TIMEOUT, Stage.CONNECT, "no answer"), True),
+        (failure(Cause.LOST, Stage.GREETING, "hung up"), True),
+        (classify(Stage.GREETING, Reply(421, "4.3.2", ("closing",))), True),
+        (classify(Stage.MAIL, Reply(421, None, ("closing",))), True),
+        (classify(Stage.GREETING, Reply(554, "5.7.1", ("you are listed",))), False),
+        (classify(Stage.AUTH, Reply(535, "5.7.8", ("bad credentials",))), False),
+        (classify(Stage.MAIL, Reply(451, "4.3.0", ("queue file write error",))), False),
+        (failure(Cause.LOST, Stage.MAIL, "hung up"), False),
+        (failure(Cause.UNREACHABLE, Stage.CONNECT, "no such name"), False),
+        (failure(Cause.TLS, Stage.TLS, "bad certificate"), False),
+        (failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops"), False),
+        (classify(Stage.DOT, Reply(250, None, ("Ok",))), False),
+        (Result("unknown", Stage.DOT, 421, None, "", "server"), False),
+    ],
+)
+def test_what_one_connection_too_many_is_told(result: Result, is_one: bool) -> None:
+    """While other connections work, that isn't the server's failure."""
+    assert turned_away(result) is is_one
+    seen = beside_others(result)
+    assert (seen.kind, seen.scope) == (result.kind, "throttled" if is_one else result.scope)

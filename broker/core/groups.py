@@ -1,0 +1,91 @@
+"""Recipient domains that have limits, and the spreading of all others."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from broker.core.buckets import Bucket
+
+if TYPE_CHECKING:
+    from broker.core.settings import DomainGroup
+    from broker.core.state import Campaign, Message
+
+DOMAINS_KEPT_MAX = 100_000
+"""Domains whose mail exchanger is remembered: about 15 MB."""
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """One `[[domain]]` of the settings, at work."""
+
+    settings: "DomainGroup"
+    bucket: Bucket | None = None
+    in_flight: int = 0
+    """Batches of its messages."""
+    waiting: int = 0
+    """Its messages in memory, all campaigns together."""
+    busy_until: float = 0.0
+    """When what was put off will have gone (ms since the epoch)."""
+    blocked: dict[int, "Campaign"] = field(default_factory=dict)
+    """Campaigns that wait for one of its batches to end."""
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def is_full(self) -> bool:
+        return 0 < self.settings.connections <= self.in_flight
+
+
+@dataclass(slots=True)
+class Groups:
+    """Which group a domain belongs to."""
+
+    all: list[Group] = field(default_factory=list)
+    by_domain: dict[str, Group | None] = field(default_factory=dict)
+    """Those of the settings, and those that were looked up."""
+    by_mx: list[tuple[str, Group]] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
+    """Domains that are being looked up."""
+
+    def add(self, group: Group) -> None:
+        self.all.append(group)
+        for name in group.settings.names:
+            self.by_domain[name] = group
+        self.by_mx.extend((suffix, group) for suffix in group.settings.mx)
+
+    def is_unknown(self, domain: str) -> bool:
+        """Its mail exchanger has to be looked up first."""
+        return bool(self.by_mx) and domain not in self.by_domain
+
+    def resolved(self, domain: str, exchanger: str) -> Group | None:
+        """The answer to a look-up; `exchanger`: a host's name, empty where there is none."""
+        self.asked.discard(domain)
+        host = "." + exchanger.lower().rstrip(".")
+        group = next((g for suffix, g in self.by_mx if host.endswith("." + suffix.lstrip("."))), None)
+        if len(self.by_domain) >= DOMAINS_KEPT_MAX:
+            self.by_domain = {name: g for g in self.all for name in g.settings.names}
+        self.by_domain[domain] = group
+        return group
+
+
+def domain_of(address: str) -> str:
+    return address[address.rfind("@") + 1 :].lower()
+
+
+def spread(messages: Sequence["Message"]) -> Sequence["Message"]:
+    """The same messages, each domain's evenly over the whole: its k-th of m at (k + 1/2) / m."""
+    domains = [domain_of(message.address) for message in messages]
+    sizes = Counter(domains)
+    if len(sizes) < 2:
+        return messages
+    steps = {domain: 1.0 / size for domain, size in sizes.items()}
+    position = {domain: step / 2 for domain, step in steps.items()}
+    places = []
+    for domain in domains:
+        place = position[domain]
+        places.append(place)
+        position[domain] = place + steps[domain]
+    return [messages[n] for n in sorted(range(len(messages)), key=places.__getitem__)]

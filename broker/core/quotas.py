@@ -1,0 +1,73 @@
+"""The cluster's rates: one bucket for each server, campaign and group of domains that has a rate."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from broker.core.buckets import Bucket, StoredBucket
+from evenpost.runtime.clock import Now
+from evenpost.schedule.rate import parse_rate
+
+if TYPE_CHECKING:
+    from broker.core.groups import Group
+    from broker.core.state import Campaign
+    from broker.core.worker_state import Worker
+
+
+def of(worker: "Worker", campaign: "Campaign", group: "Group | None") -> list[Bucket]:
+    """The buckets that a message of this campaign and group takes from when this worker gets it."""
+    buckets = (worker.bucket, campaign.bucket, group.bucket if group is not None else None)
+    return [bucket for bucket in buckets if bucket is not None]
+
+
+@dataclass(slots=True)
+class Quotas:
+    stored: dict[str, StoredBucket] = field(default_factory=dict)
+    """What the journal had at the start, of buckets that nobody has asked for yet."""
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    rates: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    """Since the last `promises`."""
+    keys: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stored: Mapping[str, StoredBucket]) -> "Quotas":
+        return cls(dict(stored))
+
+    def bucket(self, key: str, rate: str, now: Now) -> Bucket | None:
+        """The bucket with this name; a changed rate keeps what was used. None where there is no rate.
+
+        Raises RateError."""
+        quotas = parse_rate(rate)
+        bucket = self.buckets.get(key)
+        if not quotas:
+            return None
+        if bucket is None:
+            bucket = self.buckets[key] = Bucket(quotas, now, self.stored.pop(key, None))
+            self.keys[id(bucket)] = key
+            self.used.add(key)
+        elif self.rates[key] != rate:
+            bucket.change(quotas, now)
+        self.rates[key] = rate
+        return bucket
+
+    def take(self, bucket: Bucket, now: float, messages: int) -> None:
+        bucket.take(now, messages)
+        self.used.add(self.keys[id(bucket)])
+
+    def promises(self, now: Now) -> Iterable[tuple[str, StoredBucket]]:
+        """What the journal has to know before more is granted."""
+        for key in self.used:
+            promise = self.buckets[key].promise(now)
+            if promise is not None:
+                yield key, promise
+        self.used.clear()
+
+    def drop(self, key: str) -> bool:
+        """Whatever it limited has ended. Whether the journal may have it."""
+        bucket = self.buckets.pop(key, None)
+        if bucket is None:
+            return self.stored.pop(key, None) is not None
+        del self.keys[id(bucket)], self.rates[key]
+        self.used.discard(key)
+        return True

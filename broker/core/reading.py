@@ -1,0 +1,164 @@
+"""From the journal into memory: a window of each campaign's messages, taken from all parts of its list."""
+
+from broker.core import ready
+from broker.core.batches import LOOK_FOR_ANOTHER_S
+from broker.core.commands import (
+    Command,
+    Persist,
+    ReadFresh,
+    ReadRetries,
+    ResolveMx,
+    SetCampaign,
+    SetMessages,
+)
+from broker.core.events import FreshRead, MxFound, RetriesRead
+from broker.core.groups import Group, domain_of
+from broker.core.late import history
+from broker.core.outcomes import Row, move_low_water
+from broker.core.state import Campaign, Message, Page, State, Stored
+from evenpost.runtime.clock import Now
+from evenpost.schedule.rate import parse_rate
+
+_RATE_UNKNOWN = 10.0
+"""Messages a second, for a group that only limits connections: when to look at what is put off again."""
+
+
+def reads(state: State, now: Now) -> list[Command]:
+    """Asks the journal for more where a campaign's window runs low or retries are due. Looks only at
+    campaigns to which something has happened."""
+    if state.recovering_until is not None:
+        return []
+    out: list[Command] = []
+    rows = state.settings.page_rows
+    for campaign in state.awake.values():
+        if campaign.waiting:
+            state.turns.add(campaign)
+        if campaign.reading or not campaign.started(now):
+            continue
+        if len(campaign.ready) + sum(map(len, campaign.unresolved.values())) >= rows:
+            continue
+        due = campaign.next_due is not None and campaign.next_due <= now.wall
+        if due and len(campaign.again) < rows:
+            campaign.reading = True
+            campaign.next_due = None
+            out.append(ReadRetries(campaign.number, campaign.retries_read, now.wall, rows))
+        elif not campaign.fresh_done:
+            campaign.reading = True
+            unread = [stripe for stripe in campaign.stripes if not stripe.is_read]
+            ranges = [(stripe.read_upto, stripe.upto) for stripe in unread]
+            out.append(ReadFresh(campaign.number, ranges, max(1, rows // len(unread))))
+    state.awake.clear()
+    return out
+
+
+def fresh_read(state: State, event: FreshRead, now: Now) -> list[Command]:
+    campaign = state.campaigns.get(event.campaign)
+    if campaign is None:
+        return []
+    campaign.reading = False
+    unread = [stripe for stripe in campaign.stripes if not stripe.is_read]
+    pages = []
+    for stripe, upto in zip(unread, event.upto, strict=True):
+        stripe.read_upto = upto
+        pages.append(Page(stripe, upto))
+        stripe.pages.append(pages[-1])
+    keep = campaign.closed_as is None
+    live, stale = state.live, campaign.settled_while_reading
+    new: list[Message] = []
+    for page, rows in zip(pages, event.rows, strict=True):
+        for id_, address, values, attempts in rows:
+            if id_ in stale:
+                continue
+            message = live.get(id_)
+            if message is None:
+                if not keep:
+                    continue
+                message = live[id_] = Message(id_, address, values, attempts)
+                new.append(message)
+            message.page = page
+            page.outstanding += 1
+    campaign.settled_while_reading = set()
+    out = _take_in(state, campaign, new, now)
+    for stripe in unread:
+        move_low_water(stripe)
+    state.awake[campaign.number] = campaign
+    return out
+
+
+def retries_read(state: State, event: RetriesRead, now: Now) -> list[Command]:
+    campaign = state.campaigns.get(event.campaign)
+    if campaign is None:
+        return []
+    campaign.reading = False
+    campaign.retries_read = event.upto
+    if event.next_due is not None:
+        campaign.next_due = min(event.next_due, campaign.next_due or event.next_due)
+    stale, campaign.settled_while_reading = campaign.settled_while_reading, set()
+    if campaign.closed_as is not None:
+        return []
+    new: list[Message] = []
+    for row in event.rows:
+        if row.id in state.live or row.id in stale:
+            continue
+        message = Message(row.id, row.address, row.values, row.attempts, retry=True, earlier=history(row))
+        # A reply of its own server was the last word on a message: another server may think otherwise.
+        message.tried = frozenset(worker for _, worker, *_ in message.earlier)
+        message.untried_until = now.mono + LOOK_FOR_ANOTHER_S
+        state.live[row.id] = message
+        new.append(message)
+    state.awake[campaign.number] = campaign
+    return _take_in(state, campaign, new, now)
+
+
+def _take_in(state: State, campaign: Campaign, messages: list[Message], now: Now) -> list[Command]:
+    """Messages find their places; those of a group that has plenty waiting go back to the journal."""
+    out: list[Command] = []
+    if state.groups.all:
+        messages, rows = _put_off(state, campaign, messages, now)
+        if rows:
+            out.append(Persist((SetMessages(rows), SetCampaign.of(campaign))))
+    out.extend(ResolveMx(domain) for domain in ready.put(state, campaign, messages))
+    return out
+
+
+def _put_off(
+    state: State, campaign: Campaign, messages: list[Message], now: Now
+) -> tuple[list[Message], list[Row]]:
+    """Where a group's rate lets nothing more of it go soon, the journal keeps its messages until then: they
+    would fill the window, and the other domains would wait with them."""
+    kept: list[Message] = []
+    rows: list[Row] = []
+    room = {group: state.settings.page_rows - group.waiting for group in state.groups.all}
+    for message in messages:
+        group = state.groups.by_domain.get(domain_of(message.address))
+        if group is None or room[group] > 0 or message.earlier:
+            kept.append(message)
+            if group is not None:
+                room[group] -= 1
+            continue
+        ms_each = 1000 / _rate(group)
+        group.busy_until = max(group.busy_until, now.wall + group.waiting * ms_each) + ms_each
+        due_at = max(int(group.busy_until), campaign.retries_read[0] + 1)
+        rows.append(_waiting_row(state, campaign, message, group, due_at))
+    return kept, rows
+
+
+def _rate(group: Group) -> float:
+    """Messages a second that may go to it."""
+    quotas = parse_rate(group.settings.rate)
+    return min((q.messages / q.seconds for q in quotas), default=_RATE_UNKNOWN * group.settings.connections)
+
+
+def _waiting_row(state: State, campaign: Campaign, message: Message, group: Group, due_at: int) -> Row:
+    del state.live[message.id]
+    if message.page is not None:
+        message.page.outstanding -= 1
+    if not message.retry:
+        campaign.count(Stored.DEFERRED)
+    campaign.next_due = due_at if campaign.next_due is None else min(campaign.next_due, due_at)
+    why = f"not tried yet: many messages wait for the limits of {group.name}"
+    return (message.id, Stored.DEFERRED, message.attempts, 0, why, 0, 0, 0, due_at, None)
+
+
+def mx_found(state: State, event: MxFound) -> None:
+    ready.resolved(state, event.domain, event.exchanger)

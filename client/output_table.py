@@ -1,0 +1,131 @@
+"""Tables: as many columns as a terminal has room for; all of them, with tabs, on a pipe."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+Columns = Mapping[str, int]
+"""A table's columns from left to right, each with its rank. Where a terminal is too narrow for all, the
+highest rank goes first; rank 0 stays."""
+
+WRAPPED_CHARS_MIN = 24
+"""The room that a column of sentences gets at least: what is longer goes on in the next line."""
+
+STYLES = {
+    "sent": "green", "finished": "green", "ready": "green", "running": "cyan", "sending": "cyan",
+    "slow start": "cyan", "bounced": "red", "expired": "red", "lost": "red", "gone": "red",
+    "cancelled": "red", "maint": "red", "held": "yellow", "deferred": "yellow", "paused": "yellow",
+    "draining": "yellow", "throttled": "yellow", "backing off": "yellow",
+}  # fmt: skip
+"""Colours of the words for a state."""
+
+_GAP_CHARS = 2
+_EMPTY = (0, 0.0, "")
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def table(columns: Columns, rows: Iterable[Sequence[object]], *, wrap: str = "", empty: str = "") -> None:
+    """A table with a line of column names. Numbers stand to the right.
+
+    On a terminal, columns that say nothing take no room, and what has no room is named below the table.
+    `wrap`: a column of sentences, which may go on in the next line. `empty`: said where there is no row.
+    """
+    rows = [list(row) for row in rows]
+    if not rows and empty:
+        click.echo(empty, err=not on_terminal())
+        return
+    if not on_terminal():
+        click.echo("\t".join(columns))
+        for row in rows:
+            click.echo("\t".join(map(plain, row)))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    telling = {name: rank for name, rank in columns.items() if rank == 0 or _tells(columns, name, rows)}
+    shown = fitting(telling, columns, rows, console.width, wrap)
+    console.print(rich_table(shown, columns, rows, wrap=wrap))
+    if hidden := [name for name in telling if name not in shown]:
+        words = f"No room for: {', '.join(hidden)}. A wider terminal shows more, --json everything."
+        console.print(words, style="dim")
+
+
+def _tells(columns: Columns, name: str, rows: Sequence[Sequence[object]]) -> bool:
+    number = list(columns).index(name)
+    return any(row[number] not in _EMPTY for row in rows)
+
+
+def fitting(
+    wanted: Iterable[str], columns: Columns, rows: Sequence[Sequence[object]], width: int, wrap: str = ""
+) -> list[str]:
+    """The columns that fit side by side into `width` characters."""
+    from rich.cells import cell_len
+
+    numbers = {name: number for number, name in enumerate(columns)}
+    shown = list(wanted)
+    widths = {
+        name: max(cell_len(name), *(cell_len(grouped(row[numbers[name]])) for row in rows), 0)
+        for name in shown
+    }
+    if wrap in widths:
+        widths[wrap] = min(widths[wrap], WRAPPED_CHARS_MIN)
+    while sum(widths[name] + _GAP_CHARS for name in shown) - _GAP_CHARS > width:
+        last = max(reversed(shown), key=lambda name: columns[name])
+        if columns[last] == 0:
+            break
+        shown.remove(last)
+    return shown
+
+
+def rich_table(
+    shown: Sequence[str], columns: Columns, rows: Sequence[Sequence[object]], *, wrap: str = ""
+) -> Any:
+    """The columns named in `shown`, to be printed by rich. A row keeps to its line, but for `wrap`."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    numbers = {name: number for number, name in enumerate(columns)}
+    found = Table(
+        box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, collapse_padding=True
+    )
+    for name in shown:
+        cells = [row[numbers[name]] for row in rows if row[numbers[name]] != ""]
+        right = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+        found.add_column(
+            name, justify="right" if right else "left", no_wrap=name != wrap,
+            overflow="fold" if name == wrap else "ellipsis",
+        )  # fmt: skip
+    for row in rows:
+        texts = [grouped(row[numbers[name]]) for name in shown]
+        found.add_row(*[Text(text, style=STYLES.get(text, "")) for text in texts])
+    return found
+
+
+def details(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one a line."""
+    if not on_terminal():
+        for name, value in pairs:
+            click.echo(f"{name}\t{plain(value)}")
+        return
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        text = grouped(value)
+        label = click.style(name.ljust(width), bold=True)
+        color = STYLES.get(text)
+        click.echo(f"{label}  {click.style(text, fg=color) if color else text}")
+
+
+def plain(cell: object) -> str:
+    """A cell for a pipe: what would break the line or the column is a space."""
+    return " ".join(str(cell).split()) if isinstance(cell, str) else str(cell)
+
+
+def grouped(cell: object) -> str:
+    """A cell for a person: thousands are told apart."""
+    return f"{cell:,}" if isinstance(cell, int | float) else str(cell)

@@ -1,0 +1,56 @@
+"""A rate is read as it was meant, or refused with what is wrong."""
+
+import pytest
+
+from evenpost.schedule.rate import Quota, RateError, parse_rate
+
+
+@pytest.mark.parametrize(
+    ("text", "quotas"),
+    [
+        ("", ()),
+        ("  ", ()),
+        ("14/s", [(14, 1)]),
+        ("14/s, 50000/day", [(14, 1), (50_000, 86_400)]),
+        ("50000/d,14/sec", [(14, 1), (50_000, 86_400)]),
+        ("100/10s", [(100, 10)]),
+        ("5/2h", [(5, 7_200)]),
+        (" 1 / min ", [(1, 60)]),
+        ("1_000/Hour", [(1_000, 3_600)]),
+        ("3 per 2 hours", [(3, 7_200)]),
+        ("1/s, 100/min", [(1, 1), (100, 60)]),
+    ],
+)
+def test_what_people_write(text: str, quotas: list[tuple[int, float]]) -> None:
+    assert parse_rate(text) == tuple(Quota(*quota) for quota in quotas)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("14", "'14' is not MESSAGES/TIME"),
+        ("14/s,", "the rate '14/s,': '' is not MESSAGES/TIME"),
+        ("1.5/s", "is not MESSAGES/TIME"),
+        ("-1/s", "is not MESSAGES/TIME"),
+        ("14/week", "no unit of time is called 'week'"),
+        ("14/s, 3/fortnight", "'3/fortnight': no unit"),
+        ("0/s", "to send nothing, pause the campaign"),
+        ("1/0s", "must be 1 second to 366 days"),
+        ("1/400d", "must be 1 second to 366 days"),
+        (f"1/{'9' * 5_000}s", "must be 1 second to 366 days"),
+        (f"{'9' * 5_000}/s", "must allow 1 to"),
+        ("60/min, 2/60s", "two limits for a window of 60 s"),
+        (",".join(f"{n}/{n}s" for n in range(1, 10)), "has 9 windows; at most 8"),
+        ("१४/s", "is not MESSAGES/TIME"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, said: str) -> None:
+    with pytest.raises(RateError, match="rate") as caught:
+        parse_rate(text)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["x", "1/x", "0/s", "1/0s"])
+def test_an_error_shows_how_it_is_done(text: str) -> None:
+    with pytest.raises(RateError, match="14/s, 50000/day"):
+        parse_rate(text)
