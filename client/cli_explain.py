@@ -97,16 +97,16 @@ def _show_message(row: ReportRow, pick: Pick | None) -> None:
 
 
 def _pick(pick: Pick) -> str:
-    words = f"Batch {pick.batch} went to {pick.worker} (key {pick.key:.4g}) at {clock_time(pick.at)}"
+    words = f"Batch {pick.batch} went to {pick.worker} (key {pick.key:.3g}) at {clock_time(pick.at)}"
     if pick.runner_up:
-        return f"{words}; next would have been {pick.runner_up} (key {pick.runner_up_key:.4g})."
+        return f"{words}; next would have been {pick.runner_up} (key {pick.runner_up_key:.3g})."
     return f"{words}; no other worker could take it."
 
 
 def _candidates(candidates: Sequence[Candidate]) -> list[list[object]]:
     return [
         [
-            each.worker, each.server, round(each.key, 4) or "", f"{each.load}/{each.limit}",
+            each.worker, each.server, output.shown_key(each.key), f"{each.load}/{each.limit}",
             round(each.weight, 1), each.why_not,
         ]
         for each in candidates

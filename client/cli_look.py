@@ -67,9 +67,9 @@ def status(campaign: str | None, limit: int, client: Client, as_json: bool) -> N
 def watch(campaign: str | None, interval: float, broker: str, timeout: float, as_json: bool) -> None:
     """Shows workers and campaigns at work: all running ones, or CAMPAIGN until it ends.
 
-    On a terminal it is a live table of the workers (open and busy connections, limit, messages sent a second,
-    share of what was sent) with a bar for each campaign; on a pipe a line an update; with --json a JSON
-    document a line. The exit status is 0 if the campaign ended with all sent, 1 if some failed.
+    On a terminal it is a live table of the workers (state, load, limit, messages sent a second, share of what
+    was sent) with a bar for each campaign and when it will be done; on a pipe a line an update; with --json a
+    JSON document a line. The exit status is 0 if the campaign ended with all sent, 1 if some failed.
     """
     try:
         with connect(broker, timeout) as client:

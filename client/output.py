@@ -78,7 +78,8 @@ def status_row(status: CampaignStatus) -> list[object]:
     counts = [status.counts.get(s, 0) for s in SHOWN]
     return [
         status.campaign, status.name, status.state, status.total, *counts, round(status.rate, 1),
-        shown_time(status.eta_at), shown_time(status.created_at), status.waiting_for,
+        clock_time(status.eta_at, seconds=False) if on_terminal() else local_time(status.eta_at),
+        shown_time(status.created_at), status.waiting_for,
     ]  # fmt: skip
 
 
@@ -131,6 +132,11 @@ def takes_messages(worker: WorkerStatus) -> bool:
     return worker.state in ("ready", "slow start", "throttled")
 
 
+def shown_key(key: float) -> float | str:
+    """Three digits that count, however small it is: a policy may multiply it by seconds."""
+    return float(f"{key:.3g}") or ""
+
+
 def _share(worker: WorkerStatus, sent_in_all: int) -> str:
     return f"{100 * worker.sent / sent_in_all:.1f} %" if sent_in_all else "-"
 
@@ -148,7 +154,7 @@ def server_row(worker: WorkerStatus, sent_in_all: int) -> list[object]:
     return [
         worker.worker, worker.server, worker.state, worker.operator, worker.load, worker.external,
         worker.open, worker.busy, worker.limit, worker.max_connections, worker.weight,
-        round(worker.key, 4) or "", round(worker.rate, 1), worker.rate_limit, worker.sent,
+        shown_key(worker.key), round(worker.rate, 1), worker.rate_limit, worker.sent,
         _share(worker, sent_in_all), worker.deferred, worker.bounced, seconds or "", failures,
         ", ".join(worker.pools), shown_time(worker.last_seen_at), worker.reason,
     ]  # fmt: skip

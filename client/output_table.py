@@ -8,10 +8,12 @@ import click
 
 Columns = Mapping[str, int]
 """A table's columns from left to right, each with its rank. Where a terminal is too narrow for all, the
-highest rank goes first; rank 0 stays."""
+lowest get their room first; rank 0 has it always."""
 
-WRAPPED_CHARS_MIN = 24
+WRAPPED_CHARS_MIN = 30
 """The room that a column of sentences gets at least: what is longer goes on in the next line."""
+
+HIDDEN_NAMED_MAX = 6
 
 STYLES = {
     "sent": "green", "finished": "green", "ready": "green", "running": "cyan", "sending": "cyan",
@@ -51,7 +53,9 @@ def table(columns: Columns, rows: Iterable[Sequence[object]], *, wrap: str = "",
     shown = fitting(telling, columns, rows, console.width, wrap)
     console.print(rich_table(shown, columns, rows, wrap=wrap))
     if hidden := [name for name in telling if name not in shown]:
-        words = f"No room for: {', '.join(hidden)}. A wider terminal shows more, --json everything."
+        more = f" and {len(hidden) - HIDDEN_NAMED_MAX} more" if len(hidden) > HIDDEN_NAMED_MAX else ""
+        names = ", ".join(hidden[:HIDDEN_NAMED_MAX])
+        words = f"No room for {names}{more}: a wider terminal shows them, --json everything."
         console.print(words, style="dim")
 
 
@@ -67,19 +71,20 @@ def fitting(
     from rich.cells import cell_len
 
     numbers = {name: number for number, name in enumerate(columns)}
-    shown = list(wanted)
+    names = list(wanted)
     widths = {
         name: max(cell_len(name), *(cell_len(grouped(row[numbers[name]])) for row in rows), 0)
-        for name in shown
+        for name in names
     }
     if wrap in widths:
         widths[wrap] = min(widths[wrap], WRAPPED_CHARS_MIN)
-    while sum(widths[name] + _GAP_CHARS for name in shown) - _GAP_CHARS > width:
-        last = max(reversed(shown), key=lambda name: columns[name])
-        if columns[last] == 0:
-            break
-        shown.remove(last)
-    return shown
+    room = width + _GAP_CHARS
+    shown = set()
+    for name in sorted(names, key=lambda name: columns[name]):
+        if columns[name] == 0 or widths[name] + _GAP_CHARS <= room:
+            room -= widths[name] + _GAP_CHARS
+            shown.add(name)
+    return [name for name in names if name in shown]
 
 
 def rich_table(
@@ -97,13 +102,15 @@ def rich_table(
     for name in shown:
         cells = [row[numbers[name]] for row in rows if row[numbers[name]] != ""]
         right = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+        # Not the column but each cell is forbidden to wrap: so the widest column gives way, not all of them.
         found.add_column(
-            name, justify="right" if right else "left", no_wrap=name != wrap,
+            name,
+            justify="right" if right else "left",
             overflow="fold" if name == wrap else "ellipsis",
-        )  # fmt: skip
+        )
     for row in rows:
-        texts = [grouped(row[numbers[name]]) for name in shown]
-        found.add_row(*[Text(text, style=STYLES.get(text, "")) for text in texts])
+        texts = [(grouped(row[numbers[name]]), name != wrap) for name in shown]
+        found.add_row(*[Text(text, style=STYLES.get(text, ""), no_wrap=one_line) for text, one_line in texts])
     return found
 
 

@@ -262,13 +262,16 @@ def _endpoint(broker: str) -> str:
 
 def _rate(rate: str) -> str:
     from evenpost.schedule.rate import RateError, parse_rate
+    from evenpost.wire.limits import SCHEDULE_CHARS_MAX
 
-    if rate.strip():
-        try:
-            parse_rate(rate)
-        except RateError as error:
-            raise click.BadParameter(f"{error}", param_hint="'--rate'") from None
-    return rate.strip()
+    rate = rate.strip()
+    try:
+        parse_rate(rate)
+    except RateError as error:
+        raise click.BadParameter(f"{error}", param_hint="'--rate'") from None
+    if len(rate) > SCHEDULE_CHARS_MAX:
+        raise click.BadParameter(f"it has at most {SCHEDULE_CHARS_MAX} characters", param_hint="'--rate'")
+    return rate
 
 
 def _agent(agent: str) -> tuple[str, int]:

@@ -137,7 +137,7 @@ def _put_off(
                 room[group] -= 1
             continue
         ms_each = 1000 / _rate(group)
-        group.busy_until = max(group.busy_until, now.wall + group.waiting * ms_each) + ms_each
+        group.busy_until = max(group.busy_until, now.wall + state.settings.page_rows * ms_each) + ms_each
         due_at = max(int(group.busy_until), campaign.retries_read[0] + 1)
         rows.append(_waiting_row(state, campaign, message, group, due_at))
     return kept, rows

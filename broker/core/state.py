@@ -203,6 +203,8 @@ class Campaign:
     sent_before: int = 0
     rate: float = 0.0
     """Messages a second, lately."""
+    forecast: tuple[float, int | None] = (float("-inf"), None)
+    """When it was made (monotonic), and when the last message will go (ms since the epoch)."""
 
     def count(self, state: Stored, change: int = 1) -> None:
         self.counts[state] = self.counts.get(state, 0) + change

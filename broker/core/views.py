@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from broker.core.balancer import Balancer, load
+from broker.core.balancer import Balancer, in_service, load
+from broker.core.buckets import Bucket
 from broker.core.explain import waiting_for, why_not
+from broker.core.forecast import Cap, caps_of, eta, pooled
 from broker.core.state import Campaign, Phase, State, Stored
 from broker.core.words import spoken
 from broker.core.worker_state import Worker
@@ -12,6 +14,10 @@ from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
 
 WorkerState = Literal["ready", "slow start", "throttled", "draining", "maint", "backing off", "lost", "gone"]
+
+_FORECAST_EVERY_S = 5.0
+_RATE_MIN = 0.5
+"""Messages a second; below, what was measured says nothing: the campaign waits or has just begun."""
 
 _PHASES: dict[Phase, wire.CampaignState] = {
     Phase.OPEN: "open",
@@ -79,13 +85,32 @@ def campaign_status(campaign: Campaign, state: State, balancer: Balancer, now: N
         unknown=campaign.unknown,
         duplicates=campaign.duplicates,
         rate=round(campaign.rate, 1),
-        eta_at=_eta(campaign, state, now) if in_memory else None,
+        eta_at=_eta(campaign, state, balancer, now) if in_memory else None,
         waiting_for=waiting_for(state, balancer, campaign, now) if in_memory else "",
     )
 
 
-def _eta(campaign: Campaign, state: State, now: Now) -> int | None:
-    return eta()
+def _eta(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> int | None:
+    """When the last message will go. Limits of domains aren't looked at: nobody knows how many are left."""
+    if not campaign.unfinished or not campaign.stored or campaign.closed_as or campaign.phase is Phase.PAUSED:
+        return None
+    at, told = campaign.forecast
+    if now.mono < at + _FORECAST_EVERY_S:
+        return told
+    rate = campaign.rate if campaign.rate >= _RATE_MIN else balancer.speed(campaign.options.pool)
+    caps = _caps(campaign.bucket, now.mono) if campaign.bucket is not None else []
+    servers = [w for w in state.workers.values() if in_service(w) and campaign.may_use(w)]
+    buckets = {id(w.bucket): w.bucket for w in servers if w.bucket is not None}
+    if buckets and all(w.bucket is not None for w in servers):
+        caps += pooled([_caps(bucket, now.mono) for bucket in buckets.values()])
+    start_at = campaign.options.start_at or 0
+    told = eta(campaign.unfinished, rate, caps, campaign.window, now.wall, start_at)
+    campaign.forecast = (now.mono, told)
+    return told
+
+
+def _caps(bucket: Bucket, now: float) -> list[Cap]:
+    return caps_of(bucket.left(now), bucket.returns(now))
 
 
 def _state(worker: Worker, ramp: float, now: Now) -> WorkerState:

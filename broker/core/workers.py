@@ -233,7 +233,8 @@ def check(state: State, balancer: Balancer, now: Now) -> list[Command]:
             worker.orphaned = []
             out.extend(lose(state, worker, orphans, now))
             balancer.update(worker, now.mono)
-        if worker.connected and worker.breaker.is_changing(now.mono):
+        # Keys that change with time alone, or with the mean of the others.
+        if worker.connected and (worker.breaker.is_changing(now.mono) or not worker.seconds_a_message):
             balancer.update(worker, now.mono)
     return out
 

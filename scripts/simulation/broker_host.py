@@ -34,9 +34,9 @@ from broker.core.state import Campaign
 from broker.journal.answers import answer
 from broker.journal.group_commit import PATIENCE_S
 from broker.journal.store import Journal
+from broker.opening import fingerprint_of
 from broker.reopening import Reopening
 from broker.service import TICK_S
-from broker.opening import fingerprint_of
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec, messages
 from evenpost.wire.messages import BatchItem, Message

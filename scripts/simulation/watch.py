@@ -12,10 +12,17 @@ if TYPE_CHECKING:
     from scripts.simulation.broker_host import BrokerHost
     from scripts.simulation.servers import Server, Taken
     from scripts.simulation.worker_host import WorkerHost
+    from scripts.simulation.world import World
 
 
 class Watch:
     """Hears of everything and does nothing about it."""
+
+    world: "World"
+    """Set by the world that it looks at."""
+
+    def note(self, who: str, what: object) -> None:
+        """Something is done to the world from outside."""
 
     def log(self, who: str, level: str, event: str, fields: dict[str, Any]) -> None:
         """A process logs."""

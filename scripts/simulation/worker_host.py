@@ -75,6 +75,8 @@ class WorkerHost:
         self.host = Host(clock, boot_s=boot_s, skew_ms=skew_ms)
         self.log = WorkerLog(f"log-{self.name}")
         self.logs_lost = 0
+        self.lost_ids: set[int] = set()
+        """Messages that the log which was lost last knew of."""
         self.stopped_with: int | None = None
         """The last process's exit status, where it ended by itself."""
         self.session: Session
@@ -118,6 +120,7 @@ class WorkerHost:
         """The disk with its outcome log is gone, or a power cut has eaten the log's end."""
         assert not self.host.up
         self.logs_lost += 1
+        self.lost_ids = self.log.ids()
         self.log = WorkerLog(f"log-{self.name}-{self.logs_lost}")
         self._watch.log_lost(self)
 

@@ -2,6 +2,7 @@
 
 from typing import TypeAlias
 
+from broker.core.state import message_id
 from worker.outcome_log import ENDED_TOO_SOON, RUN_ROWS_BITS
 from worker.outcome_rows import OutcomeRow, Rows
 
@@ -59,6 +60,11 @@ class WorkerLog:
             for number in [number for number in self._written if number < self._confirmed]:
                 del self._written[number]
         self._next = self.rows.next
+
+    def ids(self) -> set[int]:
+        """Messages, by their numbers in the journal, that it says anything of."""
+        written = {message_id(row[1], row[2]) for row in self._written.values()}
+        return written | {message_id(row[1], row[2]) for row in self._written_open.values()}
 
     def __len__(self) -> int:
         return len(self._written) + len(self._written_open)

@@ -48,6 +48,7 @@ class World:
         self.seed = seed
         self.clock = Clock()
         self.watch = watch or Watch()
+        self.watch.world = self
         self.rng = self._chance("world")
         self.network = Network(self.clock, self._chance("network"), latency)
         self._skewed = skewed

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,6 +215,57 @@ def test_a_drained_worker_gets_nothing(up: Up, tmp_path: Path) -> None:
     up.run("drain", "nobody", status=2)
 
 
+def worker(up: Up, name: str) -> dict[str, Any]:
+    (found,) = [w for w in json.loads(up.run("servers", "--json")) if w["worker"] == name]
+    return found  # type: ignore[no-any-return]  # JSON
+
+
+def test_an_operators_words_stand_until_they_are_taken_back(up: Up, tmp_path: Path) -> None:
+    for words in (["weight", "a", "50"], ["maxconn", "a", "2"], ["maint", "a"]):
+        up.run(*words)
+    told = worker(up, "a")
+    assert (told["state"], told["weight"]) == ("maint", 50)
+    assert all(word in told["operator"] for word in ("maint", "weight:50", "maxconn:2"))
+    before = up.servers[0].count()
+    up.run(*message(write_list(tmp_path, "maint", 50)), "--wait")
+    assert up.servers[0].count() == before
+    for words in (["ready", "a"], ["weight", "a", "default"], ["maxconn", "a", "default"]):
+        up.run(*words)
+    told = worker(up, "a")
+    assert (told["operator"], told["weight"], told["limit"]) == ("", 100, 4)
+    assert told["state"] in ("ready", "slow start")
+    up.run("weight", "nobody", "5", status=2)
+
+
+def test_what_waits_for_its_window_says_until_when(up: Up, tmp_path: Path) -> None:
+    hour = time.gmtime().tm_hour
+    window = f"{(hour + 2) % 24:02}:00-{(hour + 3) % 24:02}:00 UTC"
+    arguments = [*message(write_list(tmp_path, "window", 5)), "--window", window, "--rate", "14/s, 50000/day"]
+    campaign = json.loads(up.run(*arguments, "--json"))["campaign"]
+    status = json.loads(up.run("status", campaign, "--json"))
+    assert (status["window"], status["rate_limit"]) == (window, "14/s, 50000/day") and status["waiting_for"]
+    found = json.loads(up.run("explain", campaign, "--json"))
+    opens = [reason["until"] for reason in found["reasons"] if reason["until"]]
+    assert opens and 0 < opens[0] / 1000 - time.time() < 3 * 3600
+    assert time.gmtime(opens[0] / 1000)[3:6] == ((hour + 2) % 24, 0, 0)
+    assert "until" in up.run("explain", campaign)
+    up.run("cancel", campaign)
+    assert not any(a.startswith("window") for a in up.received())
+
+
+def test_a_message_that_was_sent_is_explained(up: Up, tmp_path: Path) -> None:
+    arguments = [*message(write_list(tmp_path, "explained", 3)), "--wait", "--json"]
+    campaign = json.loads(up.run(*arguments))["campaign"]
+    by_address = json.loads(up.run("explain", campaign, "explained1@example.com", "--json"))
+    by_index = json.loads(up.run("explain", f"{campaign}/1", "--json"))
+    assert by_address["row"] == by_index["row"]
+    assert (by_index["row"]["address"], by_index["row"]["state"]) == ("explained1@example.com", "sent")
+    assert "explained1@example.com: sent" in up.run("explain", campaign, "1")
+    up.run("explain", campaign, "nobody@example.com", status=2)
+    up.run("explain", f"{campaign}/3", status=2)
+    up.run("explain", "nothing", status=2)
+
+
 def test_kill_9_of_the_broker_in_the_middle_of_a_submission_loses_and_doubles_nothing(up: Up) -> None:
     total, killed = 60_000, []
 
@@ -237,7 +289,7 @@ def test_kill_9_of_the_broker_in_the_middle_of_a_submission_loses_and_doubles_no
             client.pause(receipt.campaign)
         assert caught.value.code in ("wrong_state", "not_found")
         deadline = time.monotonic() + DEADLINE_S
-        while {w.state for w in client.servers()} != {"ready"}:
+        while not {w.state for w in client.servers()} <= {"ready", "slow start"}:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -159,8 +160,9 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture
-def smtp() -> Iterator[RecordingServer]:
-    with RecordingServer() as server:
+def smtp(request: pytest.FixtureRequest) -> Iterator[RecordingServer]:
+    """With the options of an indirect parameter, where there is one."""
+    with RecordingServer(**getattr(request, "param", {})) as server:
         yield server
 
 
@@ -493,3 +495,124 @@ def test_a_full_disk_ends_the_worker_and_sends_nothing_more(cluster: Cluster, sm
     broker.part()
     assert worker.wait() == 74
     assert worker.events("worker.log_failed")
+
+
+# --- what the server takes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smtp", [{"max_sessions": 3, "delay_s": 0.05}], indirect=True)
+def test_the_limit_settles_at_what_the_server_takes(cluster: Cluster, smtp: RecordingServer) -> None:
+    """All of its twelve connections at once, to a server that answers 421 above three."""
+    broker, worker = cluster.broker, cluster.start("--max-connections", "12")
+    broker.welcome()
+    broker.send(TEMPLATE)
+    for number in range(12):
+        broker.send(batch(number + 1, 5, first=5 * number))
+    rows = broker.commit(60)
+    assert {(row.kind, row.scope) for row in rows} == {("sent", "recipient"), ("not_sent", "throttled")}
+    assert len({row.batch for row in rows if row.kind == "sent"}) == 3
+    assert {row.attempt for row in rows} == {1}
+    assert broker.expect(messages.Heartbeat).limit == 3
+    # What came back, over as many connections as it says.
+    unsent = sorted({row.batch for row in rows if row.kind != "sent"})
+    for wave in range(0, len(unsent), 3):
+        told = len(broker.outcomes)
+        for old in unsent[wave : wave + 3]:
+            broker.send(batch(100 + old, 5, first=5 * (old - 1)))
+        while len(broker.outcomes) < told + 5 * len(unsent[wave : wave + 3]):
+            broker.commit_next()
+        assert {row.kind for row in broker.outcomes[told:]} == {"sent"}
+    assert smtp.recipients() == {f"r{index}@example.org": 1 for index in range(60)}
+    assert {heartbeat.limit for heartbeat in broker.heartbeats[-3:]} == {3}
+    assert not worker.events("server.failed")
+    assert worker.events("server.throttled")[0]["max_connections"] == 12
+
+
+def test_a_server_that_is_sent_to_too_fast(cluster: Cluster, smtp: RecordingServer) -> None:
+    """Amazon SES's answer, from the fourth message on: the rest comes back at once, and burns no attempt."""
+    too_fast = "454 4.7.0 Throttling failure: Maximum sending rate exceeded."
+    smtp.set_rules([Rule("message", too_fast, match="r[3-9]@*")])
+    broker, worker = cluster.broker, cluster.start("--max-connections", "4")
+    broker.welcome()
+    broker.send(TEMPLATE)
+    broker.send(batch(1, 10))
+    rows = broker.commit(10)
+    assert [row.kind for row in rows] == ["sent"] * 3 + ["not_sent"] * 7
+    assert {(row.scope, row.code) for row in rows[3:]} == {("throttled", 454)}
+    assert broker.expect(messages.Heartbeat).limit == 3
+    smtp.set_rules([])
+    for number in range(2, 5):
+        broker.send(batch(number, 10, first=10 * number))
+        broker.commit(10 * number)
+    assert smtp.count() == 33
+    until(lambda: broker.expect(messages.Heartbeat).limit == 3, "one connection shows nothing of four")
+    assert not worker.events("server.failed")
+
+
+class Agent(threading.Thread):
+    """An HAProxy agent that says `word` to everybody."""
+
+    def __init__(self, word: bytes) -> None:
+        super().__init__()
+        self.word = word
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._ends = False
+
+    def run(self) -> None:
+        while not self._ends:
+            connection, _ = self._socket.accept()
+            with connection:
+                connection.sendall(self.word)
+        self._socket.close()
+
+    def close(self) -> None:
+        self._ends = True
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self.join(DEADLINE_S)
+
+
+def test_its_servers_agent_is_heard(cluster: Cluster) -> None:
+    agent = Agent(b"drain 50% maxconn:2\n")
+    agent.start()
+    try:
+        broker = cluster.broker
+        worker = cluster.start(
+            "--agent", f"127.0.0.1:{agent.port}", "--agent-interval", "0.1", "--weight", "60", "--rate", "9/s"
+        )
+        hello = broker.welcome()
+        assert (hello.weight, hello.rate) == (60, "9/s")
+
+        def told() -> tuple[str, int | None, int]:
+            heartbeat = broker.expect(messages.Heartbeat)
+            return heartbeat.state, heartbeat.weight, heartbeat.limit
+
+        until(lambda: told() == ("drain", 30, 2), "the agent's word")
+        agent.word = b"maint\n"
+        until(lambda: told() == ("maint", 30, 2), "the agent's next word")
+        agent.word = b"ready weight:7 maxconn:0\n"
+        until(lambda: told() == ("ready", 7, 20), "the agent's third word")
+    finally:
+        agent.close()
+    until(lambda: bool(worker.events("agent.silent")), "that it doesn't answer")
+    assert told() == ("ready", 7, 20), "an agent that doesn't answer changes nothing"
+    worker.signal(signal.SIGTERM)
+    broker.part()
+    assert worker.wait() == 0
+    assert len(worker.events("agent.silent")) == 1
+
+
+def test_others_connections_to_the_same_server_are_told(cluster: Cluster, smtp: RecordingServer) -> None:
+    broker = cluster.broker
+    cluster.start()
+    broker.welcome()
+    broker.send(TEMPLATE)
+    broker.send(batch(1, 3))
+    broker.commit(3)
+    until(lambda: broker.expect(messages.Heartbeat).open == 1, "a connection of its own")
+    others = [socket.create_connection(("127.0.0.1", smtp.port)) for _ in range(4)]
+    until(lambda: broker.expect(messages.Heartbeat).external == 4, "four connections of others")
+    for other in others:
+        other.close()
+    until(lambda: broker.expect(messages.Heartbeat).external == 0, "no connection of others")
+    assert broker.heartbeats[-1].open == 1

@@ -80,8 +80,8 @@ class Pool:
     @limit.setter
     def limit(self, limit: int) -> None:
         self._quit_idle(max(0, len(self._established) - limit))
-        self._slots.limit = limit
-        if self._wanting and not self._is_closing:
+        is_rise, self._slots.limit = limit > self._slots.limit, limit
+        if is_rise and self._wanting and not self._is_closing:
             self._dial_for_all()
 
     def set_max(self, max_connections: int) -> None:
@@ -172,7 +172,6 @@ class Pool:
                     self._batch_ended(throttled=False)
                 await self._keep(connection)
                 continue
-            self._established.discard(connection)
             progress.put_back(closed.unsent)
             if progress.unknown:
                 return closed.reason  # the server takes mail and doesn't say so: no more of this batch
@@ -246,24 +245,24 @@ class Pool:
     def _refused(self, refusal: Result) -> None:
         """One batch is told: at once, or when it is clear whether the server is dead."""
         self._dials.discard(cast(asyncio.Task[None], asyncio.current_task()))  # it has ended
-        refusal = self._noted(refusal)
-        if self._dials and turned_away(refusal) and refusal.scope == "server" and not self._is_closing:
-            self._undecided.append(refusal)
-            if self._decider is None:
-                self._decider = self._loop.call_later(UNDECIDED_S, self._decide)
-            return
-        self._answer(refusal)
-        if not self._dials:
+        is_unclear = turned_away(refusal) and self._seen(refusal).scope == "server"
+        self._undecided.append(refusal)
+        if not (is_unclear and self._dials) or self._is_closing:
             self._decide()
+        elif self._decider is None:
+            self._decider = self._loop.call_later(UNDECIDED_S, self._decide)
 
     def _decide(self) -> None:
-        """Answers for the connections that were refused while nothing was known."""
+        """Answers for the connections that were refused."""
         if self._decider is not None:
             self._decider.cancel()
             self._decider = None
         undecided, self._undecided = self._undecided, deque()
         for refusal in undecided:
-            self._answer(self._noted(refusal))
+            refusal = self._noted(refusal)
+            if self._watcher is not None:
+                self._watcher.closed(0, refusal)
+            self._answer(refusal)
 
     def _dialled(self, connection: Connection, dial: asyncio.Task[None]) -> None:
         self._dials.discard(dial)
@@ -313,23 +312,24 @@ class Pool:
         refusal = self._seen(refusal)
         if refusal.scope == "throttled":
             with self._feedback() as concurrency:
-                concurrency.refused(others_open=len(self._established))
+                concurrency.refused(others_open=sum(c.closed is None for c in self._established))
         return refusal
 
     def _seen(self, result: Result) -> Result:
         """What it means in the light of the other connections: while one works, the server isn't dead."""
         since = self._loop.time() - WORKS_S
-        return beside_others(result) if any(c.progress_at > since for c in self._established) else result
+        works = any(c.closed is None and c.progress_at > since for c in self._established)
+        return beside_others(result) if works else result
 
     # -- connections --------------------------------------------------------------------------
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._established.discard(connection)
         self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
-        if self._watcher is not None:
+        if self._watcher is not None and connection in self._established:
             reason = connection.closed.reason if connection.closed is not None else None
             self._watcher.closed(connection.messages, self._seen(reason) if reason is not None else None)
+        self._established.discard(connection)
         if self._wanting and not self._is_closing:
             self._dial_for_all()
 

@@ -487,7 +487,7 @@ def test_an_unknown_outcome_is_tried_again_at_once_then_later_then_by_a_person()
             row = stored_row(attempts=attempts, history=history)
             (batch,) = only(book.say(e.RetriesRead(1, [row], (0, 0), None)), c.SendBatch)
     assert states == [Stored.DEFERRED, Stored.DEFERRED, Stored.HELD]
-    assert waits[0] is not None and waits[0] <= 1 and waits[1] == 60_000
+    assert waits[0] is not None and waits[0] <= 1 and waits[1] == 300_000
 
 
 def test_a_server_that_leaves_answers_out_is_left_alone() -> None:

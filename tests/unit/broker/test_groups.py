@@ -13,7 +13,7 @@ def test_a_sorted_list_is_spread_evenly() -> None:
     sorted_list = messages(*(f"{n}@a.example" for n in range(60)), *(f"{n}@b.example" for n in range(30)))
     domains = [domain_of(m.address) for m in spread(sorted_list)]
     assert len(domains) == 90
-    for start in range(0, 81):
+    for start in range(81):
         assert 5 <= domains[start : start + 9].count("a.example") <= 7
 
 

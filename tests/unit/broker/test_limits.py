@@ -92,7 +92,7 @@ def test_a_domains_connections_are_a_limit_for_all_campaigns_and_workers() -> No
     flying = list(book.core.state.batches.values())
     assert len(flying) == 3
     assert not only(book.pass_time(1), c.SendBatch)
-    batches = [command for command in only(book.seen, c.SendBatch)]
+    batches = only(book.seen, c.SendBatch)
     out = only(book.outcomes(batches[0], "sent"), c.SendBatch)
     assert len(out) == 1
     assert {b.campaign for b in [*batches[1:], *out]} == {1, 2}  # they take turns
@@ -245,3 +245,18 @@ def test_mail_that_was_never_begun_costs_no_token() -> None:
         book.pass_time(900)
     assert used[0] < 100
     assert used[-1] >= used[0]
+
+
+def test_status_tells_when_it_will_be_done() -> None:
+    from broker.core.views import campaign_status
+
+    book = Playbook(Settings())
+    book.hello("a", max_connections=5, rate="10/s")
+    book.submit(1_000)
+    run(book, 3.0)
+    campaign = book.core.state.by_id["c1"]
+    status = campaign_status(campaign, book.core.state, book.core.balancer, book.now)
+    assert status.eta_at is not None
+    assert 90_000 <= status.eta_at - book.now.wall <= 110_000
+    book.say(e.FromClient(b"k", 1, wire.Pause("c1")))
+    assert campaign_status(campaign, book.core.state, book.core.balancer, book.now).eta_at is None

@@ -8,8 +8,9 @@ import pytest
 from broker import queries, reopening
 from broker.core import commands as c
 from broker.core.events import Event, Reopened
+from broker.core.dispatcher import Dispatcher
 from broker.core.settings import Settings
-from broker.core.state import Campaign, Phase, State, Stored, message_id
+from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.queries import Queries
@@ -28,9 +29,12 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         self.journal = SqliteJournal(path)
-        self.state = State(settings=Settings(), uniform=lambda a, b: b, boot=1, broker="b")
+        self.core = Dispatcher(
+            Settings(), boot=1, broker="b", uniform=lambda a, b: b, campaigns=[], workers=[], now=NOW
+        )
+        self.state = self.core.state
         self.queue = GroupCommit(self.journal, lambda: None)
-        self.queries = Queries(self.state, self.journal, self.queue)
+        self.queries = Queries(self.core, self.journal, self.queue)
         self.answers: list[wire.Message] = []
         self.campaign = Campaign(1, "c1", "s1", b"", b"", Options(), WALL, WALL)
         self.campaign.total, self.campaign.phase = 10, Phase.FINISHED
@@ -172,3 +176,23 @@ def test_the_last_word_on_a_campaign_that_has_ended(desk: Desk) -> None:
     update, error = told
     assert isinstance(update, wire.WatchUpdate) and update.campaigns[0].state == "finished"
     assert isinstance(error, wire.Error)
+
+
+def explained(desk: Desk, index: int | None = None, campaign: str = "c1") -> wire.Message:
+    desk.queries.explain(wire.Explain(campaign, index), NOW, desk.answers.append)
+    desk.run()
+    return desk.answers.pop()
+
+
+def test_a_message_of_an_ended_campaign_is_explained_from_its_row(desk: Desk) -> None:
+    found = explained(desk, 2)
+    assert isinstance(found, wire.Explanation)
+    assert (found.index, found.summary[:24]) == (2, " refused it for good: 25")
+    assert found.row is not None and found.row.address == "u2@example.com"
+    ended = explained(desk)
+    assert isinstance(ended, wire.Explanation) and ended.summary == "It has ended."
+
+
+def test_what_there_is_not_cannot_be_explained(desk: Desk) -> None:
+    for found in (explained(desk, 10), explained(desk, campaign="zz")):
+        assert isinstance(found, wire.Error) and found.code == "not_found"

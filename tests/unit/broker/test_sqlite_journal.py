@@ -8,12 +8,23 @@ from pathlib import Path
 import apsw
 import pytest
 
-from broker.core.commands import AddCampaign, AddRecipients, SetCampaign, SetMessages, SetSent, SetWorker
+from broker.core.buckets import Bucket
+from broker.core.commands import (
+    AddCampaign,
+    AddRecipients,
+    SetCampaign,
+    SetMessages,
+    SetQuota,
+    SetSent,
+    SetWorker,
+)
 from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.journal import schema
 from broker.journal.reads import address_hash
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
+from evenpost.runtime.clock import Now
+from evenpost.schedule.rate import Quota
 from evenpost.wire import codec
 from evenpost.wire.messages import Options, Recipient
 
@@ -246,3 +257,44 @@ def test_every_write_that_fails_is_a_journal_error(journal: SqliteJournal) -> No
     ):
         with pytest.raises(JournalError):
             write()
+
+
+def test_a_journal_of_version_1_is_migrated(tmp_path: Path) -> None:
+    """Written by the release before rates: its campaigns go on, and an operator's drain still stands."""
+    path = tmp_path / "old.db"
+    db = apsw.Connection(str(path))
+    db.execute((Path(__file__).parents[2] / "data" / "journal_v1.sql").read_text())
+    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = 1")
+    db.execute(
+        "INSERT INTO campaign VALUES (7, 'c7', 's7', x'00', x'00', ?, 1, 2, 1, 1, 3, ?, 0, 0, 0, ?, 0, NULL, 0)",
+        (codec.pack_struct(Options()), codec.pack({}), message_id(7, 0)),
+    )
+    for index in range(3):
+        db.execute(
+            "INSERT INTO message (id, address, fields, state) VALUES (?, 'u@example.com', x'90', ?)",
+            (message_id(7, index), 3 if index == 0 else 0),
+        )
+    for name, drained in (("a", 1), ("b", 0)):
+        db.execute("INSERT INTO worker VALUES (NULL, ?, 's:25', 'log', 1, ?, 0)", (name, drained))
+    db.close()
+    journal = SqliteJournal(path)
+    (campaign,) = journal.campaigns()
+    assert (campaign.id, campaign.total, campaign.marks) == ("c7", 3, ())
+    assert [row[0] for row in journal.fresh(message_id(7, 0) - 1, message_id(8, 0), 10)] == [
+        message_id(7, 1),
+        message_id(7, 2),
+    ]
+    assert {w.name: w.operator_state for w in journal.workers()} == {"a": "drain", "b": "ready"}
+    assert journal.quotas() == {}
+    journal.close()
+    SqliteJournal(path).close()  # and once only
+
+
+def test_what_rates_granted_comes_back(journal: SqliteJournal) -> None:
+    bucket = Bucket((Quota(100, 86_400.0),), Now(0.0, WALL))
+    stored = bucket.promise(Now(0.0, WALL))
+    assert stored is not None
+    journal.apply([SetQuota("server:a", stored), SetQuota("campaign:b", stored)])
+    journal.apply([SetQuota("campaign:b", None)])
+    journal.commit()
+    assert journal.quotas() == {"server:a": stored}

@@ -1,15 +1,19 @@
 """The command line: what it prints, and with which status it ends."""
 
+import contextlib
 import csv
 import io
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner, Result
@@ -27,6 +31,8 @@ from evenpost.wire.messages import (
     OpenCampaign,
     Pause,
     RetryFailed,
+    Servers,
+    ServersReply,
     SetServer,
     Type,
     Watch,
@@ -62,12 +68,14 @@ def run(*arguments: str | Path, broker: FakeBroker | None = None, stdin: str | N
     return result
 
 
-def start(*arguments: str | Path, broker: FakeBroker | None = None, **given: object) -> subprocess.Popen[str]:
+def start(
+    *arguments: str | Path, broker: FakeBroker | None = None, terminal: int = subprocess.PIPE, **given: object
+) -> subprocess.Popen[str]:
     endpoint = broker.endpoint if broker else "tcp://127.0.0.1:1"
     environment = {**os.environ, "EVENPOST_BROKER": endpoint, "PYTHONPATH": str(ROOT), "TZ": "UTC"}
     return subprocess.Popen(
         [sys.executable, "-m", "client", *map(str, arguments)],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given,  # type: ignore[call-overload]  # loose on purpose
+        env=environment, text=True, stdout=terminal, stderr=terminal, **given,  # type: ignore[call-overload]  # loose on purpose
     )  # fmt: skip
 
 
@@ -522,6 +530,40 @@ def test_a_reader_that_goes_away_is_no_error(broker: FakeBroker) -> None:
     process.stderr.close()
     assert process.wait(30) == 141
     assert err == ""
+
+
+def on_a_terminal(broker: FakeBroker, *arguments: str) -> list[str]:
+    """The lines of a command on a terminal of 80 columns, without colours."""
+    ours, theirs = pty.openpty()
+    environment = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    with patch.dict(os.environ, environment):
+        process = start(*arguments, broker=broker, stdin=theirs, terminal=theirs)
+    os.close(theirs)
+    text = b""
+    with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as file:  # EIO: they have closed it
+        while part := file.read(65_536):
+            text += part
+    assert process.wait(30) == 0, text
+    return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+
+
+def test_a_terminal_of_80_columns_is_enough(broker: FakeBroker) -> None:
+    long = "smtp-relay-with-a-long-name.eu-central-1.provider.example:587"
+    worker = replace(WORKER, server=long, operator="weight:50", reason="421 4.7.0 come back later, please")
+    broker.answer = lambda message: ServersReply([worker]) if isinstance(message, Servers) else None
+    broker.statuses = [replace(status("c1", sent=3, queued=7), name="A name " * 9, waiting_for="why? " * 30)]
+    broker.report = [row(3, "deferred", reply="451 4.7.1 Greylisted, try again " * 3, server=long)]
+    for command, words in (
+        (["servers"], ["w1", "ready", "weight:50"]), (["status"], ["c1", "running", "10"]),
+        (["report", "c1"], ["u3@example.com", "deferred", "250"]),
+        (["trace", "u3@example.com"], ["c1", "deferred", "250"]),
+        (["explain", "c1/3"], ["w1", "3/20"]),
+    ):  # fmt: skip
+        lines = on_a_terminal(broker, *command)
+        if command[0] != "explain":  # its sentences are as long as they are; its tables are the same
+            assert max(map(len, lines)) <= 80, lines
+        assert any(all(word in line for word in words) for line in lines), (words, lines)
+    assert any("No room for server" in line for line in on_a_terminal(broker, "servers"))
 
 
 @pytest.mark.parametrize("command", ["submit", "watch"])

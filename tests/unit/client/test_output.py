@@ -127,6 +127,7 @@ def test_a_server_in_full() -> None:
     }  # fmt: skip
     assert {name: cells[name] for name in told} == told
     idle = dict(zip(output.SERVER_COLUMNS, output.server_row(WORKER, 30), strict=True))
+    assert output.shown_key(0.000123456) == 0.000123
     assert (idle["key"], idle["failures"], idle["s/message"]) == ("", "", "")
 
 
@@ -145,11 +146,22 @@ def test_a_table_keeps_to_the_width_and_a_row_to_its_line(width: int) -> None:
     assert [name for name in columns if name in shown] == shown, "their order stays"
 
 
-def test_the_less_telling_columns_go_first() -> None:
-    columns = {"name": 0, "small": 1, "large": 2, "larger": 2}
-    rows = [["x" * 10, "y" * 10, "z" * 10, "w" * 10]]
-    for width, shown in ((46, 4), (45, 3), (34, 3), (33, 2), (22, 2), (21, 1), (5, 1)):
-        assert output_table.fitting(columns, columns, rows, width) == list(columns)[:shown]
+def test_the_most_telling_columns_get_their_room_first() -> None:
+    columns = {"low": 2, "name": 0, "top": 1, "small": 3}
+    rows = [["l" * 10, "n" * 10, "t" * 10, 12345]]
+    for width, shown in (
+        (42, "low name top small"), (41, "low name top"), (34, "low name top"), (33, "name top small"),
+        (30, "name top small"), (29, "name top"), (22, "name top"), (21, "name small"), (5, "name"),
+    ):  # fmt: skip
+        assert output_table.fitting(columns, columns, rows, width) == shown.split(), width
+
+
+def test_a_name_that_has_no_room_is_cut_and_not_broken() -> None:
+    columns = {"worker": 0, "state": 0}
+    rows = [["a-very-long-name " * 4, "ready"], ["w2", "ready"]]
+    shown = output_table.fitting(columns, columns, rows, 30)
+    lines = drawn(30, output_table.rich_table(shown, columns, rows)).splitlines()
+    assert len(lines) == 2 + 2 and "…" in lines[2] and lines[2].endswith("ready")
 
 
 def test_a_sentence_goes_on_in_the_next_line_and_loses_nothing() -> None:

@@ -40,6 +40,7 @@ def test_what_is_assumed(started: list[Settings]) -> None:
     assert settings.outcome_log == default_outcome_log(settings.name)
     assert settings.outcome_log.parent == Path()
     assert (settings.weight, settings.pools, settings.drain_timeout_s) == (100, (), 30.0)
+    assert (settings.rate, settings.agent, settings.agent_interval_s) == ("", None, 2.0)
     assert server == ServerConfig.from_url("smtp://relay.example")
 
 
@@ -51,6 +52,7 @@ def test_each_option_arrives(started: list[Settings], tmp_path: Path) -> None:
         *("--ca-file", "ca.pem", "--no-verify", "--auth", "login", "--helo", "me.example"),
         *("--messages-per-connection", "5", "--connection-age", "6", "--connection-idle", "7"),
         *("--connect-timeout", "8", "--command-timeout", "9", "--data-timeout", "10"),
+        *("--rate", " 14/s, 50000/day ", "--agent", "[::1]:9999", "--agent-interval", "0.5"),
         *("--outcome-log-sync", "--drain-timeout", "11", "--log-level", "debug"),
     )
     assert result.exit_code == 0, result.output
@@ -58,6 +60,8 @@ def test_each_option_arrives(started: list[Settings], tmp_path: Path) -> None:
     server = settings.server
     assert (settings.broker, settings.name, settings.weight) == ("tcp://b:1", "w/1", 7)
     assert settings.pools == ("a", "b")
+    assert (settings.rate, settings.agent) == ("14/s, 50000/day", ("::1", 9999))
+    assert settings.agent_interval_s == 0.5
     assert settings.outcome_log == Path("evenpost-worker-w_1.outcomes")
     assert (settings.outcome_log_sync, settings.drain_timeout_s, settings.log_sent) == (True, 11, True)
     assert (server.host, server.port, server.tls, server.ca_file) == (
@@ -71,12 +75,14 @@ def test_each_option_arrives(started: list[Settings], tmp_path: Path) -> None:
 def test_option_beats_environment_beats_file(started: list[Settings], tmp_path: Path) -> None:
     (tmp_path / "w.toml").write_text(
         '[worker]\nsmtp = "smtp://file.example"\nname = "file"\nweight = 3\npool = ["x", "y"]\n'
+        'rate = "5/s"\nagent = "relay.example:9999"\nagent_interval = 1\n'
     )
     result = call("--config", "w.toml", "--weight", "5", EVENPOST_NAME="environment", EVENPOST_WEIGHT="4")
     assert result.exit_code == 0, result.output
     (settings,) = started
     assert settings.server.host == "file.example"
     assert (settings.name, settings.weight, settings.pools) == ("environment", 5, ("x", "y"))
+    assert (settings.rate, settings.agent, settings.agent_interval_s) == ("5/s", ("relay.example", 9999), 1)
 
 
 def test_pool_has_one_name_everywhere(started: list[Settings], tmp_path: Path) -> None:
@@ -95,6 +101,7 @@ def test_pool_has_one_name_everywhere(started: list[Settings], tmp_path: Path) -
 @pytest.mark.parametrize(
     "option",
     [
+        "agent-interval",
         "connection-age",
         "connection-idle",
         "connect-timeout",
@@ -134,6 +141,13 @@ def test_where_a_password_may_come_from(started: list[Settings], tmp_path: Path)
         (["--smtp", "smtp://r.example", "--broker", "b:5551"], "write tcp://HOST:PORT"),
         (["--smtp", "smtp://r.example", "--pool", "x" * 201], "1 to 200 printable characters"),
         (["--smtp", "smtp://r.example", "--max-connections", "0"], "0 is not in the range"),
+        (["--smtp", "smtp://r.example", "--rate", "fast"], "'--rate': "),
+        (["--smtp", "smtp://r.example", "--rate", "1/s" + " " * 300 + ", 9/min"], "at most 200 characters"),
+        (["--smtp", "smtp://r.example", "--agent", "9999"], "'9999' should be HOST:PORT"),
+        (["--smtp", "smtp://r.example", "--agent", "::1:9999"], "as in 127.0.0.1:9999 or [::1]:9999"),
+        (["--smtp", "smtp://r.example", "--agent", "h:0"], "should be HOST:PORT"),
+        (["--smtp", "smtp://r.example", "--agent", "h:²"], "should be HOST:PORT"),
+        (["--smtp", "smtp://r.example", "--agent-interval", "0"], "0.0 is not in the range"),
         (["--smtp", "smtp://r.example", "--smtp-password-file", "none"], "can't read the secret in none"),
     ],
 )

@@ -58,18 +58,15 @@ def test_good_batches_do_not_restart_the_negative_sequence_but_a_rise_does() -> 
 
 
 def test_a_fall_restarts_the_positive_sequence() -> None:
-    limit = ConcurrencyLimit(3)
+    limit = ConcurrencyLimit(10)
     throttled(limit)
+    good(limit, 8)
+    throttled(limit, 9)
+    assert limit.limit == 8
+    good(limit, 7)
+    assert limit.limit == 8
     good(limit)
-    assert limit.limit == 2
-    throttled(limit, 2)
-    assert limit.limit == 1
-    good(limit)
-    assert limit.limit == 2
-    good(limit)
-    assert limit.limit == 2
-    good(limit)
-    assert limit.limit == 3
+    assert limit.limit == 9
 
 
 def test_a_limit_that_is_not_used_does_not_rise() -> None:
