@@ -2,11 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from broker.core.state import Settings as CoreSettings
+from broker.core.settings import Settings as CoreSettings
 from broker.settings import Settings
+from broker.settings_file import TABLES, read_domains, read_senders
 from evenpost.runtime import logs
 from evenpost.runtime.settings import FiniteRange, config_option, log_options, option, run, version_option
 
@@ -23,8 +25,19 @@ Then, on the host of each SMTP server or anywhere else:
 """
 
 
+def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
+    from broker.mx import ResolverError, parse_resolver
+
+    if value:
+        try:
+            parse_resolver(value)
+        except ResolverError as error:
+            raise click.BadParameter(str(error)) from None
+    return value
+
+
 @click.command("evenpost-broker", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@config_option("broker")
+@config_option("broker", tables=TABLES)
 @option("--clients", default=_DEFAULTS.clients, metavar="ENDPOINT", help="Where clients submit campaigns.")
 @option("--workers", default=_DEFAULTS.workers, metavar="ENDPOINT", help="Where workers connect.")
 @option(
@@ -69,6 +82,41 @@ Then, on the host of each SMTP server or anywhere else:
     metavar="SECONDS",
     help="How long a campaign without expire_at is tried.",
 )
+@option(
+    "--policy",
+    type=click.Choice(["least-connections", "least-time"]),
+    default=_CORE.policy,
+    help="What servers are ranked by: connections in use, or those times the server's seconds a message.",
+)
+@option(
+    "--slow-start",
+    type=FiniteRange(0, 3600),
+    default=_CORE.slow_start_s,
+    metavar="SECONDS",
+    help="A server that comes back gets its full share only after this, rising from nothing. 0: at once.",
+)
+@option(
+    "--reserved",
+    type=FiniteRange(0, 50),
+    default=_CORE.reserved_share * 100,
+    metavar="PERCENT",
+    help="Connections, of all, that only campaigns of priority 7 and above may use.",
+)
+@option(
+    "--dispatch-log",
+    type=FiniteRange(0, 86_400),
+    default=_CORE.dispatch_log_s,
+    metavar="SECONDS",
+    help="Log why a batch went where it went once in this time. 0: of every batch.",
+)
+@option(
+    "--dns-resolver",
+    default=_DEFAULTS.dns_resolver,
+    show_default=False,
+    metavar="HOST[:PORT]",
+    callback=_resolver,
+    help="The name server for [[domain]] groups by mail exchanger, an IP address. Not given: the system's.",
+)
 @log_options
 @version_option()
 def command(
@@ -81,6 +129,11 @@ def command(
     retry_initial: float,
     retry_max: float,
     lifetime: float,
+    policy: Literal["least-connections", "least-time"],
+    slow_start: float,
+    reserved: float,
+    dispatch_log: float,
+    dns_resolver: str,
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
@@ -89,8 +142,12 @@ def command(
 
     One broker runs for many workers. It listens on two endpoints, one for clients, one for workers; both
     default to this machine only.
+
+    The --config file may also hold [[domain]] tables (names, mx, connections, rate: limits that recipient
+    domains share) and [[sender]] tables (domain, pool, overflow: the pool of campaigns from a domain).
     """
     from broker.journal.store import JournalError
+    from broker.mx import ResolverError
     from broker.service import Broker
     from evenpost.runtime.sockets import EndpointError
 
@@ -105,10 +162,16 @@ def command(
         retry_initial_s=retry_initial,
         retry_max_s=retry_max,
         lifetime_s=lifetime,
+        policy=policy,
+        slow_start_s=slow_start,
+        reserved_share=reserved / 100,
+        domains=read_domains(config) if config is not None else (),
+        senders=read_senders(config) if config is not None else (),
+        dispatch_log_s=dispatch_log,
     )
     try:
-        broker = Broker(Settings(clients, workers, journal, core))
-    except (JournalError, EndpointError) as error:
+        broker = Broker(Settings(clients, workers, journal, dns_resolver, core))
+    except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()
 

@@ -12,10 +12,11 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import zmq
 
+from broker.asking import QUESTIONS_MAX, Asking
 from broker.core.commands import (
     Command,
     Log,
@@ -46,9 +47,8 @@ from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
-from broker.mx import MxLookups
 from broker.opening import Opening
-from broker.queries import Answer, Queries
+from broker.queries import Queries
 from broker.reopening import Reopening
 from broker.settings import Settings
 from broker.watchers import Watchers
@@ -59,18 +59,19 @@ from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code, WireError
 
+if TYPE_CHECKING:
+    from broker.mx import MxLookups
+
 TICK_S = 0.1
 RECEIVED_PER_TURN_MAX = 200
 """Messages taken from one socket before the other, the core and the journal get their turn."""
 ROWS_WAITING_MAX = 200_000
 """Rows in front of the journal at which clients are asked to wait: about 50 MB."""
-QUESTIONS_MAX = 4
-"""Pages of reports and traces that one client may have open."""
 
 
 class Broker:
     def __init__(self, settings: Settings) -> None:
-        """Opens the journal and binds both sockets. Raises JournalError or EndpointError."""
+        """Opens the journal and binds both sockets. Raises JournalError, EndpointError or ResolverError."""
         self._log = logs.get()
         self._journal = SqliteJournal(settings.journal)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -100,11 +101,10 @@ class Broker:
         self._opening = Opening(self._journal, self._queue, self._handle)
         self._queries = Queries(self._core, self._journal, self._queue)
         self._watchers = Watchers(state, self._queries, self._reply)
-        self._mx = MxLookups(self._wake, self._mx_found, resolver=settings.dns_resolver)
+        self._mx = mx_lookups(settings, self._wake, self._mx_found)
         self._stopping = 0
         self._rejected: dict[tuple[str, str], int] = {}
-        self._asking: dict[bytes, int] = {}
-        """Reports and traces that peers wait for."""
+        self._asking = Asking()
         self._settings = settings
 
     # --- the loop -----------------------------------------------------------------------------
@@ -158,6 +158,8 @@ class Broker:
             if self._wake_receiver.fileno() in ready:
                 self._drain_wake()
             self._queue.step(now().mono)
+            if self._mx is not None:
+                self._mx.step()
             time = now()
             if time.mono - turned_at > heartbeat_s:
                 # This process was frozen, its workers weren't: hear what they said before judging them.
@@ -230,32 +232,20 @@ class Broker:
                 self._queries.status(message, now(), answer)
             case wire.Watch():
                 self._watchers.watch(peer, request, message, now())
-            case wire.Report() | wire.Trace() | wire.Explain() if self._asking.get(peer, 0) >= QUESTIONS_MAX:
+            case wire.Report() | wire.Trace() | wire.Explain() if self._asking.has_enough(peer):
                 answer(wire.Error(Code.BUSY, f"{QUESTIONS_MAX} of your questions are open: wait"))
             case wire.Report():
-                self._queries.report(message, self._counted(peer, answer))
+                self._queries.report(message, self._asking.counted(peer, answer))
             case wire.Trace():
-                self._queries.trace(message, self._counted(peer, answer))
+                self._queries.trace(message, self._asking.counted(peer, answer))
             case wire.Servers():
                 answer(wire.ServersReply(self._queries.workers(now())))
             case wire.Explain():
-                self._queries.explain(message, now(), self._counted(peer, answer))
+                self._queries.explain(message, now(), self._asking.counted(peer, answer))
             case wire.Recipients() if self._queue.rows_waiting > ROWS_WAITING_MAX:
                 answer(wire.Error(Code.BUSY, "more recipients are coming in than the disk takes: wait"))
             case _:
                 self._handle(FromClient(peer, request, message))
-
-    def _counted(self, peer: bytes, answer: Answer) -> Answer:
-        """One question of this peer is open until it is answered."""
-        self._asking[peer] = self._asking.get(peer, 0) + 1
-
-        def counted(reply: wire.Message) -> None:
-            self._asking[peer] -= 1
-            if not self._asking[peer]:
-                del self._asking[peer]
-            answer(reply)
-
-        return counted
 
     def _report_rejected(self) -> None:
         for (endpoint, message), count in self._rejected.items():
@@ -290,7 +280,8 @@ class Broker:
                 case Reopen():
                     self._reopen(command)
                 case ResolveMx(domain):
-                    self._mx.look_up(domain)
+                    assert self._mx is not None, "a group by mail exchanger is in the settings"
+                    self._mx.ask(domain)
                 case _:
                     assert_never(command)
 
@@ -333,6 +324,17 @@ class Broker:
             self._reply(command.peer, command.request, error)
 
         Reopening(command, self._journal, self._queue, self._handle, refuse).start()
+
+
+def mx_lookups(
+    settings: Settings, wake: Callable[[], None], found: Callable[[str, str], None]
+) -> "MxLookups | None":
+    """None where no group of domains goes by its mail exchanger: not everybody has a name server at hand."""
+    if not any(domain.mx for domain in settings.core.domains):
+        return None
+    from broker.mx import MxLookups
+
+    return MxLookups(wake, found, resolver=settings.dns_resolver)
 
 
 def _can_wait(then: Reply | ToWorker | Raise) -> bool:

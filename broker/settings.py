@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.core.state import Settings as CoreSettings
+from broker.core.settings import Settings as CoreSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,4 +11,6 @@ class Settings:
     clients: str = "tcp://127.0.0.1:5550"
     workers: str = "tcp://127.0.0.1:5551"
     journal: Path = Path("evenpost.db")
+    dns_resolver: str = ""
+    """HOST[:PORT] of the name server to ask for mail exchangers; empty: the system's."""
     core: CoreSettings = field(default_factory=CoreSettings)

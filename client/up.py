@@ -11,8 +11,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -126,16 +126,11 @@ class Supervisor:
         """Runs until it is stopped, or until nothing is left to run. Returns the exit status."""
         if self._log_folder is not None:
             self._log_folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="evenpost-up-") as folder:
-            self._write_configs(Path(folder))
+        with ExitStack() as files:
+            for child in self._children:
+                if child.program.config:
+                    child.options = ("--config", files.enter_context(_file_with(child.program.config)))
             return await self._run()
-
-    def _write_configs(self, folder: Path) -> None:
-        for number, child in enumerate(self._children):
-            if child.program.config:
-                file = folder / f"{number}.toml"
-                file.write_text(child.program.config, encoding="utf-8")
-                child.options = ("--config", str(file))
 
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -290,6 +285,15 @@ class Supervisor:
             self._out.flush()
         except (OSError, ValueError):
             pass  # the terminal has gone; the processes haven't
+
+
+@contextmanager
+def _file_with(config: str) -> Iterator[str]:
+    """The path of a file that holds this while the processes run."""
+    with tempfile.NamedTemporaryFile("w", prefix="evenpost-up-", suffix=".toml", encoding="utf-8") as file:
+        file.write(config)
+        file.flush()
+        yield file.name
 
 
 def _started(worker: WorkerStatus) -> bool:

@@ -14,7 +14,7 @@ Tell = Callable[[str, str, str], None]
 """Takes a key, what is wrong with it, and what to do."""
 
 TABLES: Mapping[str, Mapping[str, type]] = {
-    "domain": {"names": list, "mx": list, "connections": int, "rate": str},
+    "domain": {"name": str, "names": list, "mx": list, "connections": int, "rate": str},
     "sender": {"domain": str, "pool": str, "overflow": str},
 }
 _NEEDED = {"domain": ("names", "mx"), "sender": ("pool",)}

@@ -275,9 +275,10 @@ class Bucket:
         return StoredBucket(longer, self._allowance if longer else 0)
 
     def promised(self) -> None:
-        """The one that was under way is on disk."""
-        assert self._next_limit is not None, "no promise is under way"
-        self._limit, self._next_limit = self._next_limit, None
+        """The one that was under way is on disk. Where none is, nothing changes: the word came late, and was
+        about a bucket of the same name before."""
+        if self._next_limit is not None:
+            self._limit, self._next_limit = self._next_limit, None
 
     def _allowance_now(self) -> int:
         longer = [w.quota.messages for w in self._windows if w.is_long]

@@ -183,10 +183,13 @@ class Dispatcher:
 
     def _measure(self, seconds: float) -> None:
         for worker in self.state.workers.values():
-            sent = worker.sent - worker.sent_before
-            worker.rate_sent += _RATE_EWMA * (sent / seconds - worker.rate_sent)
+            worker.rate_sent = _smoothed(worker.rate_sent, (worker.sent - worker.sent_before) / seconds)
             worker.sent_before = worker.sent
         for campaign in self.state.campaigns.values():
             sent = campaign.counts.get(Stored.SENT, 0)
-            campaign.rate += _RATE_EWMA * ((sent - campaign.sent_before) / seconds - campaign.rate)
+            campaign.rate = _smoothed(campaign.rate, (sent - campaign.sent_before) / seconds)
             campaign.sent_before = sent
+
+
+def _smoothed(before: float, sample: float) -> float:
+    return before + _RATE_EWMA * (sample - before) if before else sample

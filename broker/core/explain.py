@@ -21,8 +21,10 @@ def waiting_for(state: State, balancer: Balancer, campaign: Campaign, now: Now) 
     found = reasons(state, balancer, campaign, now)
     if not found:
         return ""
-    until = found[0].until
-    return found[0].text if until is None else f"{found[0].text}: {in_words(until - now.wall)} to go"
+    first = found[0]
+    more = f" (and {len(found) - 1} more: `evenpost explain`)" if len(found) > 1 else ""
+    to_go = "" if first.until is None else f": {in_words(first.until - now.wall)} to go"
+    return first.text + to_go + more
 
 
 def in_words(ms: int) -> str:

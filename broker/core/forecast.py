@@ -12,8 +12,8 @@ from typing import NamedTuple
 from evenpost.schedule.rate import Quota
 from evenpost.schedule.window import Window
 
-EVENTS_MAX = 4_000
-"""A few milliseconds of work; what is left then goes on at the average until there."""
+EVENTS_MAX = 1_000
+"""At most some 4 ms of work; what is left then goes on at the average until there."""
 PACE_BELOW_S = 60.0
 """A shorter window is a limit of the pace; a longer one is a stock that is used up and comes back."""
 HORIZON_MS = 10 * 366 * 86_400_000

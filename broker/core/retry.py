@@ -68,14 +68,14 @@ def retry_class(code: int, reply: str, kind: str) -> RetryClass:
         return "mailbox_full"
     if subject == "4" or (subject, detail) == ("1", "8"):
         return "network"
-    if (subject, detail) in (("7", "1"), ("2", "0"), ("", "")) and code in (450, 451):
-        if _POLICY.search(reply):
-            return "policy"
-        if _TRY_LATER.search(reply):
-            return "greylisted"
-    if subject == "7":
-        return "policy"
-    return _by_words(reply)
+    words = _by_words(reply)
+    if words == "other" and subject == "7":
+        words = "policy"
+    # Greylisting often calls itself nothing but a refusal "for now" (4.7.1, 4.2.0, or no code at all).
+    vague = words == "other" or (subject, detail) == ("7", "1")
+    if vague and subject in ("", "2", "7") and code in (450, 451) and _TRY_LATER.search(reply):
+        return "policy" if _POLICY.search(reply) else "greylisted"
+    return words
 
 
 def _by_words(reply: str) -> RetryClass:

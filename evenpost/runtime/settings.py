@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,8 +45,10 @@ def option(*names: str, **attributes: Any) -> Decorator[Any]:
     return click.option(*names, **attributes)
 
 
-def config_option(section: str) -> Decorator[Any]:
-    """`--config FILE`: a TOML file whose keys are the options' names, at the top or under `[section]`."""
+def config_option(section: str, tables: Collection[str] = ()) -> Decorator[Any]:
+    """`--config FILE`: a TOML file whose keys are the options' names, at the top or under `[section]`.
+
+    `tables`: names of arrays of tables that it may have too; the command reads them with `read_tables`."""
 
     def load(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
         if path is None:
@@ -55,13 +57,12 @@ def config_option(section: str) -> Decorator[Any]:
         if isinstance(values.get(section), dict):
             values = values[section]
         known = {p.name: p for p in context.command.params if isinstance(p, click.Option) and p.name}
+        values = {key: value for key, value in values.items() if key not in tables}
         for key in values:
             if key not in known or key == "config":
-                close = difflib.get_close_matches(key, known, 1)
-                hint = (
-                    f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(sorted(known))}."
+                raise click.BadParameter(
+                    f"{path}: unknown key {key!r}.{did_you_mean(key, [*known, *tables])}"
                 )
-                raise click.BadParameter(f"{path}: unknown key {key!r}.{hint}")
         values = {key: _given(path, key, value, known[key]) for key, value in values.items()}
         context.default_map = {**(context.default_map or {}), **values}
         return path
@@ -73,6 +74,26 @@ def config_option(section: str) -> Decorator[Any]:
         callback=load,
         help="Read settings from this TOML file. An option beats the environment, which beats the file.",
     )
+
+
+def read_tables(path: Path, section: str, name: str) -> list[dict[str, Any]]:
+    """The tables `[[name]]` of a file that --config names, those of `[[section.name]]` included. Raises
+    click.BadParameter."""
+    top = read_toml(path)
+    places = [top, top[section]] if isinstance(top.get(section), dict) else [top]
+    tables: list[dict[str, Any]] = []
+    for place in places:
+        rows = place.get(name, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise click.BadParameter(f"{path}: {name!r} takes tables: write [[{name}]] above each of them")
+        tables.extend(rows)
+    return tables
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """A sentence, with a space before it, about what an unknown key may have been meant to be."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(sorted(known))}."
 
 
 def _given(path: Path, key: str, value: Any, to: click.Option) -> Any:

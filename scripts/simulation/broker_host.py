@@ -161,12 +161,14 @@ class BrokerHost:
     def _turn(self) -> None:
         """The end of a turn of the loop."""
         self._turn_due = False
-        self.execute(self.core.dispatch(self.now()))
+        commands = self.core.dispatch(self.now())
         self._watch.dispatched(self)
+        self.execute(commands)
         next_at = self.core.next_at()
         if next_at < self._next_at and next_at < math.inf:
             self._next_at = next_at
-            self.host.at_mono(next_at, self._wake)
+            wait_ms = math.ceil(max(0.0, next_at - self.host.mono()) * 1000)  # as zmq's poll has it
+            self.host.after(wait_ms / 1000, self._wake)
 
     def _wake(self) -> None:
         self._next_at = math.inf

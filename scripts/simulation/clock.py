@@ -8,6 +8,8 @@ from evenpost.runtime.clock import Now
 
 Callback = Callable[[], None]
 
+_ROUNDING_S = 1e-8
+"""Never earlier than asked for, whatever a sum of floats makes of it."""
 EPOCH_MS = 1_790_000_000_000
 """The wall clock at time 0."""
 
@@ -121,7 +123,7 @@ class Host:
 
     def at_mono(self, mono: float, callback: Callback) -> Timer:
         """The same, at a time of this machine's monotonic clock."""
-        return self.clock.at(mono - self.boot_s, self.bound(callback))
+        return self.clock.at(mono - self.boot_s + _ROUNDING_S, self.bound(callback))
 
     def bound(self, callback: Callback) -> Callback:
         """The callback as something that comes to this process from outside."""

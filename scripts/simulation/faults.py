@@ -55,16 +55,22 @@ class Faults:
         world.broker.host.thaw()
         for server in world.servers:
             server.is_.state = "up"
+            server.set_external(0)
             server.is_.deferrals = server.is_.bounces = server.is_.drops = 0.0
+        self._revive()
         for worker in world.workers:
-            worker.host.thaw()
-            if not worker.host.up:
-                worker.start(world.broker.workers)
             worker.agent_says("ready")
             world.client.order(SetServer(worker.name, state="ready"))
         for submission in world.client.submissions:
             if submission.campaign:
                 world.client.order(Resume(submission.campaign))
+
+    def _revive(self) -> None:
+        """From now on somebody starts what has ended."""
+        for worker in self._world.workers:
+            worker.host.thaw()
+            self._worker_returns(worker)
+        self._world.at(self._world.time + 1.0, self._revive)
 
     def _note(self, what: str) -> None:
         self._world.watch.note("fault", what)

@@ -1,19 +1,17 @@
-"""What must hold, checked from outside while the world turns: against the core's memory, the workers' sessions and
-what the servers really took."""
+"""What must hold, checked from outside while the world turns: against the core's memory, the workers' sessions
+and what the servers really took."""
 
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from broker.core import views
 from broker.core.commands import SendBatch
 from broker.core.events import Event
-from broker.core.groups import domain_of
 from broker.core.invariants import violations
 from broker.core.state import Campaign, Stored, message_id
 from broker.core.worker_state import Worker
-from evenpost.schedule.rate import parse_rate
 from evenpost.wire.messages import BatchItem
+from scripts.simulation.rates import Rates
 from scripts.simulation.servers import Server, Taken
 from scripts.simulation.watch import Watch
 from worker.vocabulary import Held
@@ -24,25 +22,15 @@ if TYPE_CHECKING:
 
 EVENTS_KEPT = 40
 """What a failure shows of what came before it."""
+IDLE_TURNS_MAX = 250
+"""Turns of the broker's loop without an event: at most one a millisecond, and a tick each 0.2 s at the latest."""
 LINE_CHARS_MAX = 300
 COUNTS_EACH = 10
 """Counts are compared with the journal's rows at each such quiet moment."""
-RATE_SLACK_S = 1e-6
-"""Of a sum of floats."""
 
 
 class Violation(AssertionError):  # noqa: N818  # it is what the domain calls it
     """Something that must hold doesn't."""
-
-
-@dataclass(slots=True)
-class _Given:
-    """A batch, as the core gave it out."""
-
-    time: float
-    buckets: tuple[str, ...]
-    group: dict[int, str]
-    """Of messages whose domain has a rate: the bucket of it."""
 
 
 def line_of(time: float, who: str, what: object) -> str:
@@ -67,14 +55,11 @@ class Checker(Watch):
         """Messages that nobody can vouch for, because an outcome log is lost."""
         self.blind_recoveries = 0
         """Restarts of the broker after which a worker stayed away for longer than a lease."""
-        self.rates: dict[str, str] = {}
-        """By bucket: what it allows."""
         self._holders: defaultdict[int, list[tuple[WorkerHost, int, Held]]] = defaultdict(list)
         self._begun: set[tuple[str, int, int, int]] = set()
-        self._given: dict[int, _Given] = {}
-        self._grants: defaultdict[str, list[float]] = defaultdict(list)
-        """By bucket: for each content that was begun, when its batch was given out."""
+        self._rates = Rates()
         self._quiet_moments = 0
+        self._idle_turns = 0
 
     def note(self, who: str, what: object) -> None:
         self.lines.append((self.world.time, who, what))
@@ -111,10 +96,7 @@ class Checker(Watch):
         self._begun.add((worker.name, worker.host.process, held.number, item.index))
         if worker.session._running > worker.max_connections:
             self.fail(f"{worker.name} runs {worker.session._running} batches at once")
-        given = self._given.get(held.number)
-        if given is not None:
-            for key_ in (*given.buckets, *((given.group[id_],) if id_ in given.group else ())):
-                self._grants[key_].append(given.time)
+        self._rates.begun(held.number)
 
     def log_lost(self, worker: "WorkerHost") -> None:
         self.excused.update(worker.lost_ids)
@@ -141,33 +123,16 @@ class Checker(Watch):
         pools = {campaign.options.pool, campaign.options.overflow}
         if campaign.options.pool is not None and not pools & worker.pools:
             self.fail(f"{worker.name} is in {worker.pools} and gets a batch for {pools}")
-        buckets = {f"server {worker.server}": worker.rate, f"campaign {campaign.id}": campaign.options.rate}
-        self.rates.update({key: rate for key, rate in buckets.items() if rate})
-        groups = {}
-        for index, _, address, _ in command.items:
-            group = state.groups.by_domain.get(domain_of(address))
-            if group is not None and group.settings.rate:
-                groups[message_id(campaign.number, index)] = key = f"domain {group.name}"
-                self.rates[key] = group.settings.rate
-        given = tuple(key for key, rate in buckets.items() if rate)
-        self._given[command.batch] = _Given(self.world.time, given, groups)
-
-    def overdrawn(self) -> None:
-        """No bucket granted more than its windows allow, as far as what it granted was begun."""
-        for key, grants in self._grants.items():
-            grants.sort()
-            for quota in parse_rate(self.rates[key]):
-                for first, beyond in zip(grants, grants[quota.messages :], strict=False):
-                    if beyond - first < quota.seconds - RATE_SLACK_S:
-                        self.fail(
-                            f"{key}: {quota.messages + 1} messages in {beyond - first:.3f} s from {first:.3f} s on, "
-                            f"{self.rates[key]!r} allows {quota.messages} in {quota.seconds:g} s"
-                        )
+        if wrong := self._rates.given(state, batch, self.world.time):
+            self.fail(wrong)
 
     # --- no starvation ---------------------------------------------------------------------
 
     def dispatched(self, broker: "BrokerHost") -> None:
         """After a dispatch nothing waits for a worker that is free."""
+        self._idle_turns += 1
+        if self._idle_turns > IDLE_TURNS_MAX:
+            self.fail(f"the broker's loop spins: next_at says {broker.core.next_at()}, now is {broker.now()}")
         state, now = broker.core.state, broker.now()
         if state.recovering_until is not None:
             return
@@ -200,6 +165,7 @@ class Checker(Watch):
 
     def broker_event(self, broker: "BrokerHost", event: Event) -> None:
         self.note("broker", event)
+        self._idle_turns = 0
         wrong = violations(broker.core.state)
         if wrong:
             self.fail(f"after {type(event).__name__}: {'; '.join(wrong)}")
@@ -236,7 +202,8 @@ class Checker(Watch):
 
     def at_the_end(self) -> None:
         """Every accepted message has ended, as what it really became; copies have their reason."""
-        self.overdrawn()
+        if wrong := self._rates.overdrawn():
+            self.fail(wrong)
         broker = self.world.broker
         for submission in self.world.client.submissions:
             if submission.accepted_at is None:

@@ -120,7 +120,7 @@ class World:
         return self.clock.run(limit_s, self.is_done)
 
     def is_done(self) -> bool:
-        if self.broker.core.state.campaigns or not self.broker.host.up:
+        if not self.broker.host.up or not self.broker.queue.idle or self.broker.core.state.campaigns:
             return False
         if any(s.accepted_at is None and not s.refused for s in self.client.submissions):
             return False

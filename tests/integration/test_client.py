@@ -43,6 +43,9 @@ class Up:
                 f'[[server]]\nname = "{name}"\nsmtp = "{server.url}"\nmax_connections = 4\n'
                 for name, server in zip("ab", self.servers, strict=True)
             )
+            + 'pools = ["b only"]\n'
+            '[[domain]]\nnames = ["limited.example"]\nconnections = 1\nrate = "100000/s"\n'
+            '[[sender]]\ndomain = "pooled.example"\npool = "b only"\n'
         )
         self.process = subprocess.Popen(
             [sys.executable, "-m", "client", "up", str(file)],
@@ -232,9 +235,18 @@ def test_an_operators_words_stand_until_they_are_taken_back(up: Up, tmp_path: Pa
     for words in (["ready", "a"], ["weight", "a", "default"], ["maxconn", "a", "default"]):
         up.run(*words)
     told = worker(up, "a")
-    assert (told["operator"], told["weight"], told["limit"]) == ("", 100, 4)
+    assert (told["operator"], told["weight"], told["max_connections"]) == ("", 100, 4)
     assert told["state"] in ("ready", "slow start")
     up.run("weight", "nobody", "5", status=2)
+
+
+def test_a_senders_domain_has_its_pool_by_the_cluster_file(up: Up, tmp_path: Path) -> None:
+    before = up.servers[0].count()
+    arguments = message(write_list(tmp_path, "pooled", 30))
+    arguments[arguments.index("news@example.com")] = "news@pooled.example"
+    found = json.loads(up.run(*arguments, "--wait", "--json"))
+    assert found["status"]["counts"] == {"sent": 30} and found["status"]["pool"] == "b only"
+    assert up.servers[0].count() == before
 
 
 def test_what_waits_for_its_window_says_until_when(up: Up, tmp_path: Path) -> None:

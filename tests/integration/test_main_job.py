@@ -251,7 +251,7 @@ def test_pause_resume_cancel_drain_ready_and_retry_failed(tmp_path: Path) -> Non
             cluster.wait_for_workers(client, 1)
             client.drain("w")
             first = client.submit(newsletter(50)).campaign
-            assert client.status(first).waiting_for == "all its workers are draining"
+            assert client.status(first).waiting_for == "w: drain, says an operator"
             client.pause(first)
             client.ready("w")
             second = client.submit(newsletter(20), wait=True).campaign

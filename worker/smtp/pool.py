@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, cast
+from typing import cast
 
 from worker.concurrency import ConcurrencyLimit
 from worker.smtp.config import ServerConfig
@@ -21,6 +21,7 @@ from worker.smtp.outcome import Cause, Result, Stage, beside_others, failure, tu
 from worker.smtp.progress import Progress
 from worker.smtp.slots import Slots
 from worker.smtp.turn import Turn
+from worker.smtp.watcher import Watcher
 
 RECONNECTS_MAX = 2
 """New connections in a row that may end before they finish a message, in one batch."""
@@ -34,19 +35,6 @@ WORKS_S = 60.0
 connections take to fail, shorter than the time-outs of an answer."""
 
 _STOPS = failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
-
-
-class Watcher(Protocol):
-    """Hears of each connection."""
-
-    def opened(self, seconds: float, *, tls: bool) -> None:
-        """It takes messages; `seconds` after its dialling began."""
-
-    def closed(self, messages: int, reason: Result | None) -> None:
-        """It has ended, or couldn't be opened; None after a QUIT that we wanted."""
-
-    def limited(self, limit: int, max_connections: int) -> None:
-        """So many connections from now on, of at most `max_connections`."""
 
 
 class Pool:
@@ -73,12 +61,16 @@ class Pool:
 
     @property
     def limit(self) -> int:
-        """Connections at most. It may change at any time: above it, idle ones are closed at once and
-        busy ones with their batch."""
+        """Connections at most. It may change at any time: above it, those that are being made and idle ones
+        are closed at once, and busy ones with their batch."""
         return self._slots.limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
+        self._follow(limit)
+        self._drop_dials()
+
+    def _follow(self, limit: int) -> None:
         self._quit_idle(max(0, len(self._established) - limit))
         is_rise, self._slots.limit = limit > self._slots.limit, limit
         if is_rise and self._wanting and not self._is_closing:
@@ -88,6 +80,7 @@ class Pool:
         """The most that the limit may be, from now on."""
         with self._feedback() as concurrency:
             concurrency.set_max(max_connections)
+        self._drop_dials()
 
     @property
     def open(self) -> int:
@@ -299,7 +292,7 @@ class Pool:
         before = self._concurrency.limit
         yield self._concurrency
         if (limit := self._concurrency.limit) != before:
-            self.limit = limit
+            self._follow(limit)
             if self._watcher is not None:
                 self._watcher.limited(limit, self._concurrency.max_connections)
 
@@ -332,6 +325,11 @@ class Pool:
         self._established.discard(connection)
         if self._wanting and not self._is_closing:
             self._dial_for_all()
+
+    def _drop_dials(self) -> None:
+        """Not for a limit that refusals have lowered: those that are being made tell whether it is too low."""
+        for dial in list(self._dials)[: max(0, self.open - self.limit)]:
+            dial.cancel()
 
     def _quit_idle(self, count: int) -> None:
         for connection, _ in self._idle[:count]:

@@ -126,6 +126,15 @@ def test_nothing_goes_before_the_journal_knows() -> None:
     assert it.available(mono(0), 1) == 1
 
 
+def test_a_word_about_the_bucket_before_changes_nothing() -> None:
+    it = Bucket(parse_rate("14/s, 50000/day"), at(0))
+    it.promised()
+    assert it.available(mono(0), 1) == 0
+    commit(it, at(0))
+    it.promised()
+    assert it.available(mono(0), 1) == 1
+
+
 def test_a_short_window_tells_the_journal_only_once() -> None:
     it = bucket("1000/s")
     for tick in range(1_000):

@@ -35,7 +35,7 @@ from broker.core.retry import FACTORS, RetryClass, retry_class, wait_s
         (451, "", "other"),
         (454, "Temporarily moderated by an operator", "other"),
         (454, "listed at a dnsbl", "policy"),
-        (451, "mailbox is full, try again later", "greylisted"),
+        (451, "mailbox is full, try again later", "mailbox_full"),
         (451, "Internal error 14.7.1.5", "other"),
     ],
 )  # fmt: skip

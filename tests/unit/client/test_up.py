@@ -196,6 +196,7 @@ mx = ["google.com"]
 connections = 20
 rate = "100/s"
 [[domain]]
+name = "others"
 names = ["example.org"]
 rate = "1/s"
 [[sender]]
@@ -212,7 +213,7 @@ def test_domains_and_senders_go_to_the_broker_in_a_file(tmp_path: Path) -> None:
         "domain": [
             {"names": ["gmail.com", "bücher\x7f.example"], "mx": ["google.com"], "connections": 20,
              "rate": "100/s"},
-            {"names": ["example.org"], "rate": "1/s"},
+            {"name": "others", "names": ["example.org"], "rate": "1/s"},
         ],
         "sender": [{"domain": "news.example", "pool": 'the "bulk" one', "overflow": "spare"}],
     }  # fmt: skip
@@ -228,7 +229,7 @@ def test_what_is_wrong_with_domains_and_senders_is_told_too(tmp_path: Path) -> N
         [[server]]
         smtp = "smtp://h.example"
         [[domain]]
-        name = ["gmail.com"]
+        nams = ["gmail.com"]
         connections = 0
         rate = "lots"
         [[domain]]
@@ -240,7 +241,7 @@ def test_what_is_wrong_with_domains_and_senders_is_told_too(tmp_path: Path) -> N
         """,
     )
     expected = [
-        "domain[1].name: unknown key. Did you mean 'names'?",
+        "domain[1].nams: unknown key. Did you mean 'names'?",
         "domain[1].names: missing. Such as",
         "domain[1].connections: 0 is less than 1",
         "domain[1].rate: the rate 'lots'",

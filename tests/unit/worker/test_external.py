@@ -5,6 +5,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -54,7 +55,7 @@ def test_addresses_are_compared_without_their_disguise() -> None:
     assert plain("") == ""
 
 
-@pytest.fixture(params=["127.0.0.1", "0.0.0.0", "::1", "::"])
+@pytest.fixture(params=["127.0.0.1", "127.0.0.9", "0.0.0.0", "::1", "::"])
 def server(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
     try:
@@ -128,17 +129,26 @@ async def test_it_never_blocks_the_loop_and_reads_one_at_a_time(
     logger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
+    own: set[tuple[str, int]] = set()
 
     def wait(_: str) -> list[Any]:
         assert go_on.wait(DEADLINE_S)
-        return []
+        mx, status = ("127.0.0.1", 25), psutil.CONN_ESTABLISHED
+        return [
+            SimpleNamespace(laddr=mx, raddr=("127.0.0.1", number), status=status)
+            for number in (1_001, 1_002, 1_003)
+        ]
 
     monkeypatch.setattr(psutil, "net_connections", wait)
-    seen = ExternalConnections("127.0.0.1", 25, set, logger)
+    seen = ExternalConnections("127.0.0.1", 25, lambda: set(own), logger)
+    own.add(("127.0.0.1", 1_001))
     reading = seen.read()
     assert reading is not None
     assert seen.read() is None
     assert not reading.done()
+    own.clear()
+    own.add(("127.0.0.1", 1_002))
     go_on.set()
     await asyncio.wait_for(reading, DEADLINE_S)
+    assert seen.count == 1, "ours that came or went meanwhile aren't others'"
     assert seen.read() is None, "reading takes no more than a small part of the time"

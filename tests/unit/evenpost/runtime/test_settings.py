@@ -91,6 +91,33 @@ def test_a_number_that_is_none_is_refused(number: str) -> None:
     assert "-1.0 is not in the range x>=0" in run("--ratio", "-1")[1]
 
 
+@click.command()
+@settings.config_option("broker", tables=["domain"])
+@settings.option("--max-things", type=int, default=1)
+def with_tables(config: Path, max_things: int) -> None:
+    click.echo(f"{max_things} {settings.read_tables(config, 'broker', 'domain')}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_things = 2", "2 []"),
+        ("max_things = 2\n[[domain]]\na = 1\n[[domain]]", "2 [{'a': 1}, {}]"),
+        ("[broker]\nmax_things = 2\n[[domain]]\na = 1", "2 [{'a': 1}]"),
+        ("[[domain]]\na = 1\n[broker]\nmax_things = 2\n[[broker.domain]]\nb = 2", "2 [{'a': 1}, {'b': 2}]"),
+        ("[domain]\na = 1", "b.toml: 'domain' takes tables: write [[domain]] above each of them"),
+        ("domain = [1]", "b.toml: 'domain' takes tables: write [[domain]] above each of them"),
+        ("[[domian]]\na = 1", "b.toml: unknown key 'domian'. Did you mean 'domain'?"),
+    ],
+)
+def test_a_command_may_have_tables_of_its_own(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text(text)
+    result = CliRunner().invoke(with_tables, ["--config", str(file)])
+    assert said in " ".join(result.output.split())
+    assert result.exit_code == (0 if said[0] == "2" else 2)
+
+
 def test_help_names_the_environment_twin() -> None:
     assert "EVENPOST_MAX_THINGS" in run("--help")[1]
 

@@ -1,16 +1,20 @@
 """How a pool's limit follows its server, over real sockets."""
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
+from worker.smtp import connection
 from worker.smtp.config import ServerConfig
 from worker.smtp.content import encode
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
-from worker.smtp.pool import Pool
+from worker.smtp.pool import WORKS_S, Pool
 
 DEADLINE_S = 20
 TOO_FAST = b"454 4.7.0 Throttling failure: Maximum sending rate exceeded\r\n"
@@ -54,14 +58,20 @@ class Server:
         self.take.set()
         """Messages are answered once it is set."""
         self.dot: Callable[[int], bytes] = lambda _: b"250 ok\r\n"
+        """The answer to the message of this number; it waits for `take` where that is empty."""
+        self.greets_all = False
+        """Refuses at MAIL only."""
         self.messages = 0
         self.now = 0
+        self.total = 0
         self.refused = 0
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.now += 1
+        self.total += 1
+        is_over = self.now > self.cap
         try:
-            if self.now > self.cap:
+            if is_over and not self.greets_all:
                 self.refused += 1
                 if self.refusal is not None:
                     writer.write(self.refusal)
@@ -77,7 +87,17 @@ class Server:
                         await reader.readuntil(b"\r\n.\r\n")
                         await self.take.wait()
                         self.messages += 1
-                        writer.write(self.dot(self.messages))
+                        answer = self.dot(self.messages)
+                        if not answer:
+                            self.take.clear()
+                            await self.take.wait()
+                        writer.write(answer or b"250 ok\r\n")
+                        if answer.startswith(b"421"):
+                            return
+                    case b"MAIL" if is_over:
+                        self.refused += 1
+                        writer.write(b"421 4.3.2 not now\r\n")
+                        return
                     case b"QUIT":
                         writer.write(b"221 bye\r\n")
                         return
@@ -166,6 +186,7 @@ async def test_refusals_that_overtake_the_greetings() -> None:
         await running
     told = Counter(kind for batch in batches for kind in batch.told)
     assert told == {("sent", "recipient"): 3, ("not_sent", "throttled"): 5}
+    assert server.total == 8, "no good connection is closed, and none is made anew"
 
 
 async def test_a_server_that_hangs_up_on_one_too_many() -> None:
@@ -269,3 +290,89 @@ async def test_waiting_batches_get_connections_when_the_limit_rises() -> None:
         await until(lambda: len(pool._established) == 3)
         server.take.set()
         await running
+
+
+async def test_a_batch_that_lost_its_connection_gets_one_when_the_limit_rises() -> None:
+    server = Server(9)
+    answers = {3: b"421 4.3.2 enough\r\n", 4: b""}
+    server.dot = lambda number: answers.get(number, b"250 ok\r\n")
+    server.take.clear()
+    batches = [Messages(1), Messages(1)]
+    async with pool_for(server, 2) as pool:
+        running = asyncio.get_running_loop().create_task(send(pool, Messages(1), Messages(1)))
+        await until(lambda: len(pool._established) == 2)
+        server.take.set()
+        await running
+        server.take.clear()
+        running = asyncio.get_running_loop().create_task(send(pool, *batches))
+        await until(lambda: not pool._idle)
+        pool.set_max(1)
+        server.take.set()
+        await until(lambda: pool.open == 1 and len(pool._wanting) == 1)
+        pool.set_max(2)
+        await until(lambda: server.total == 3)
+        server.take.set()
+        await running
+    assert [batch.told for batch in batches] == [{("sent", "recipient")}] * 2
+
+
+async def test_a_server_that_refuses_at_mail_is_asked_once() -> None:
+    server = Server(1)
+    server.greets_all = True
+    server.take.clear()
+    first, second = Messages(1), Messages(3)
+    async with pool_for(server, 4) as pool:
+        running = asyncio.get_running_loop().create_task(send(pool, first))
+        await until(lambda: len(pool._established) == 1)
+        await send(pool, second)
+        assert (server.refused, pool.limit) == (1, 1)
+        server.take.set()
+        await running
+    assert second.told == {("not_sent", "throttled")}
+
+
+async def test_connections_on_which_nothing_moves_are_no_sign_of_life() -> None:
+    server = Server(1)
+    server.take.clear()
+    first, second = Messages(1), Messages(1)
+    async with pool_for(server, 2) as pool:
+        running = asyncio.get_running_loop().create_task(send(pool, first))
+        await until(lambda: len(pool._established) == 1)
+        [only] = pool._established
+        only._progress_at -= WORKS_S + 1
+        await send(pool, second)
+        assert (second.told, pool.limit) == ({("not_sent", "server")}, 2)
+        server.take.set()
+        await running
+
+
+async def test_a_name_that_is_not_found_says_nothing_about_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: str, __: int) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    server = Server(9)
+    server.take.clear()
+    first, second = Messages(1), Messages(1)
+    async with pool_for(server, 2) as pool:
+        running = asyncio.get_running_loop().create_task(send(pool, first))
+        await until(lambda: len(pool._established) == 1)
+        monkeypatch.setattr(connection, "dial", fail)
+        await send(pool, second)
+        assert (second.told, pool.limit) == ({("not_sent", "server")}, 2)
+        server.take.set()
+        await running
+
+
+async def test_a_cap_ends_the_connections_that_are_being_made() -> None:
+    server = Server(9)
+    server.greet.clear()
+    batches = [Messages(1) for _ in range(4)]
+    async with pool_for(server, 4) as pool:
+        running = asyncio.get_running_loop().create_task(send(pool, *batches))
+        await until(lambda: server.now == 4)
+        pool.set_max(1)
+        await until(lambda: pool.open == 1)
+        server.greet.set()
+        await running
+        assert server.total == 4
+    assert [batch.told for batch in batches] == [{("sent", "recipient")}] * 4
