@@ -104,7 +104,7 @@ class Dispatcher:
             case Reopened():
                 return campaign_life.reopened(state, event, now)
             case QuotaStored():
-                sending.promised(state, self.balancer, event.key, now)
+                sending.promised(state, self.balancer, event, now)
             case MxFound():
                 reading.mx_found(state, event)
             case Tick():

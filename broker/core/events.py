@@ -144,6 +144,8 @@ class QuotaStored:
     """What was written of a bucket is on disk."""
 
     key: str
+    number: int
+    """Of the bucket: another one may have taken its name."""
 
 
 @dataclass(frozen=True, slots=True)

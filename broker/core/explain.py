@@ -23,7 +23,7 @@ def waiting_for(state: State, balancer: Balancer, campaign: Campaign, now: Now) 
         return ""
     first = found[0]
     more = f" (and {len(found) - 1} more: `evenpost explain`)" if len(found) > 1 else ""
-    to_go = "" if first.until is None else f": {in_words(first.until - now.wall)} to go"
+    to_go = "" if first.until is None else f", {in_words(first.until - now.wall)} to go"
     return first.text + to_go + more
 
 

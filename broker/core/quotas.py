@@ -29,6 +29,9 @@ class Quotas:
     used: set[str] = field(default_factory=set)
     """Since the last `promises`."""
     keys: dict[int, str] = field(default_factory=dict)
+    made: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Which bucket of this name it is: a campaign's may go and another come."""
 
     @classmethod
     def of(cls, stored: Mapping[str, StoredBucket]) -> "Quotas":
@@ -45,9 +48,12 @@ class Quotas:
         if bucket is None:
             bucket = self.buckets[key] = Bucket(quotas, now, self.stored.pop(key, None))
             self.keys[id(bucket)] = key
+            self.made += 1
+            self.numbers[key] = self.made
             self.used.add(key)
         elif self.rates[key] != rate:
             bucket.change(quotas, now)
+            self.used.add(key)  # it may wait for a promise
         self.rates[key] = rate
         return bucket
 
@@ -63,11 +69,20 @@ class Quotas:
                 yield key, promise
         self.used.clear()
 
+    def promised(self, key: str, number: int) -> Bucket | None:
+        """The journal knows what was promised. The bucket, which may grant more; None where it has gone."""
+        if self.numbers.get(key) != number:
+            return None
+        bucket = self.buckets[key]
+        bucket.promised()
+        self.used.add(key)  # its rate may have changed since
+        return bucket
+
     def drop(self, key: str) -> bool:
         """Whatever it limited has ended. Whether the journal may have it."""
         bucket = self.buckets.pop(key, None)
         if bucket is None:
             return self.stored.pop(key, None) is not None
-        del self.keys[id(bucket)], self.rates[key]
+        del self.keys[id(bucket)], self.rates[key], self.numbers[key]
         self.used.discard(key)
         return True

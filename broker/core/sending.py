@@ -232,17 +232,16 @@ def _remember_template(worker: Worker, campaign: Campaign) -> None:
 def promises(state: State, now: Now) -> list[Command]:
     """What the journal has to know of rates before more goes out."""
     return [
-        Persist((SetQuota(key, promise),), (Raise(QuotaStored(key)),))
+        Persist((SetQuota(key, promise),), (Raise(QuotaStored(key, state.quotas.numbers[key])),))
         for key, promise in state.quotas.promises(now)
     ]
 
 
-def promised(state: State, balancer: Balancer, key: str, now: Now) -> None:
+def promised(state: State, balancer: Balancer, event: QuotaStored, now: Now) -> None:
     """The journal knows: more may be granted."""
-    bucket = state.quotas.buckets.get(key)
+    bucket = state.quotas.promised(event.key, event.number)
     if bucket is None:
         return
-    bucket.promised()
     for worker in state.workers.values():
         if worker.bucket is bucket:
             balancer.update(worker, now.mono)

@@ -43,7 +43,7 @@ def test_the_locks_hold_every_dependency() -> None:
         assert names <= locked, names - locked
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "setup", "bench", "lock"])
+@pytest.mark.parametrize("name", ["demo", "test", "setup", "bench", "lock", "simulate"])
 def test_scripts_can_be_run(name: str) -> None:
     script = ROOT / "scripts" / name
     assert os.access(script, os.X_OK)
@@ -52,8 +52,8 @@ def test_scripts_can_be_run(name: str) -> None:
 
 def test_every_event_that_is_logged_is_documented() -> None:
     operations = (ROOT / "docs/operations.md").read_text()
-    prefixes = r"(?:batch|broker|campaign|journal|message|peer|process|server|worker)"
-    logged = set()
+    prefixes = r"(?:agent|batch|broker|campaign|journal|message|peer|process|server|worker)"
+    logged = {"dispatch"}
     for role in ("broker", "worker", "evenpost"):
         for path in (ROOT / role).rglob("*.py"):
             logged |= set(re.findall(rf'"({prefixes}\.[a-z_]+)"', path.read_text()))

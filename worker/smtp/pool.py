@@ -327,7 +327,7 @@ class Pool:
             self._dial_for_all()
 
     def _drop_dials(self) -> None:
-        """Not for a limit that refusals have lowered: those that are being made tell whether it is too low."""
+        """Not where refusals lowered the limit: the others that are being made tell if it is too low."""
         for dial in list(self._dials)[: max(0, self.open - self.limit)]:
             dial.cancel()
 
