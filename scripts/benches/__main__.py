@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from scripts.benches import dispatch, queue, submit, throughput, trace
+from scripts.benches import balance, dispatch, latency, queue, submit, throughput, trace
 from scripts.benches.table import Result, show
 
 Measure = Callable[..., Result]
@@ -53,6 +53,16 @@ command(
     "submit",
     submit.measure,
     number("--recipients", 1_000_000, "Lines of the CSV file."),
+)
+command(
+    "latency",
+    latency.measure,
+    number("--samples", 500, "Single messages, idle and beside bulk each."),
+)
+command(
+    "balance",
+    balance.measure,
+    number("--messages", 30_000, "Messages of the campaign."),
 )
 command(
     "dispatch",

@@ -29,6 +29,12 @@ def tool(name: str) -> str:
     return found
 
 
+def cpu_s(pid: int) -> float:
+    """A process's user and system time so far."""
+    stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(stat[11]) + int(stat[12])) / _TICKS_A_SECOND
+
+
 class Process:
     def __init__(self, command: list[str], folder: Path, name: str) -> None:
         self.log = folder / f"{name}.log"
@@ -41,9 +47,7 @@ class Process:
 
     @property
     def cpu_s(self) -> float:
-        """User and system time so far."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(stat[11]) + int(stat[12])) / _TICKS_A_SECOND
+        return cpu_s(self._process.pid)
 
     @property
     def peak_rss_mb(self) -> float:

@@ -123,7 +123,7 @@ def test_an_error_names_the_field() -> None:
 
 def test_a_type_that_is_not_for_this_side_is_refused() -> None:
     with pytest.raises(WireError, match="not accepted on this endpoint"):
-        codec.decode(codec.encode(wire.Drain("w")), wire.FROM_WORKER)
+        codec.decode(codec.encode(wire.SetServer("w")), wire.FROM_WORKER)
 
 
 @given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), text, st.binary())))

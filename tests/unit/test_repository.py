@@ -25,7 +25,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_locks_name_no_index_and_hash_everything() -> None:
-    for name in ("requirements.lock", "requirements-test.lock"):
+    for name in ("requirements.lock", "requirements-test.lock", "requirements-plots.lock"):
         text = (ROOT / name).read_text()
         assert "http" not in text and "index" not in text
         packages = re.findall(r"^([a-z0-9_.-]+)==", text, re.MULTILINE)
@@ -37,7 +37,7 @@ def test_the_locks_hold_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     runtime = set(project["dependencies"])
     test = runtime | set(project["optional-dependencies"]["test"])
-    for name, wanted in (("requirements.lock", runtime), ("requirements-test.lock", test)):
+    for name, wanted in (("requirements.lock", runtime), ("requirements-test.lock", test), ("requirements-plots.lock", test)):
         locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / name).read_text(), re.MULTILINE))
         names = {re.split(r"[<>=!~;\s\[]", d)[0].lower() for d in wanted}
         assert names <= locked, names - locked

@@ -1,0 +1,177 @@
+"""A server that takes a fixed time for each message of a connection, and keeps to it.
+
+Runs as a program of its own (`python -m scripts.benches.paced_sink SERVICE_S`): it prints its port, answers
+each line on its standard input with what it has seen so far as JSON, and ends when that closes. It offers
+PIPELINING, and has no opinion on what it is sent.
+"""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+
+from scripts.benches.processes import ROOT, cpu_s
+
+STAMPED_DOMAIN = "stamped.example"
+"""For recipients in this domain the sink keeps when it said 250."""
+_STAMPED = f"@{STAMPED_DOMAIN}>".encode()
+_OK = b"250 2.0.0 Ok\r\n"
+_EHLO = b"250-sink.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
+
+
+@dataclass(slots=True)
+class Seen:
+    messages: int = 0
+    service_s: float = 0.0
+    """All messages' time from the final dot to the 250, as measured."""
+    last_at: float = 0.0
+    """The last 250. All times are of CLOCK_MONOTONIC, which all processes of a machine share."""
+    stamps: dict[str, float] = field(default_factory=dict)
+    """The 250 to each recipient in STAMPED_DOMAIN."""
+
+
+class _Connection(asyncio.Protocol):
+    transport: asyncio.WriteTransport
+
+    def __init__(self, seen: Seen, service_s: float) -> None:
+        self._seen = seen
+        self._service_s = service_s
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray()
+        self._out: list[bytes] = []
+        self._in_data = False
+        self._busy = False
+        self._recipient = b""
+        self._late_s = 0.0
+        """What the timer has been late so far: the next message gets it back, so that the mean is exact."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self.transport = transport
+        transport.write(b"220 sink.example ESMTP\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._busy = True  # no message of it is finished any more
+
+    def _advance(self) -> None:
+        while not self._busy and (self._message() if self._in_data else self._command()):
+            pass
+        if self._out:
+            self.transport.write(b"".join(self._out))
+            self._out.clear()
+
+    def _command(self) -> bool:
+        line, end, rest = self._buffer.partition(b"\r\n")
+        if not end:
+            return False
+        self._buffer = rest
+        verb = line[:4].upper()
+        if verb == b"RCPT":
+            self._recipient = line[line.index(b"<") + 1 :] if _STAMPED in line else b""
+        self._in_data = verb == b"DATA"
+        answers = {b"DATA": b"354 Go on\r\n", b"EHLO": _EHLO, b"QUIT": b"221 2.0.0 Bye\r\n"}
+        self._out.append(answers.get(bytes(verb), _OK))
+        return True
+
+    def _message(self) -> bool:
+        end = self._buffer.find(b"\r\n.\r\n")
+        if end < 0:
+            return False
+        del self._buffer[: end + 5]
+        self._in_data = False
+        began_at = time.monotonic()
+        if not self._service_s:
+            self._finish(began_at)
+            return True
+        self._busy = True
+        due_at = began_at + self._service_s - self._late_s
+        self._loop.call_later(max(0.0, due_at - began_at), self._finish_late, began_at, due_at)
+        return False
+
+    def _finish_late(self, began_at: float, due_at: float) -> None:
+        if self.transport.is_closing():
+            return
+        self._busy = False
+        self._late_s = time.monotonic() - due_at
+        self._finish(began_at)
+        self._advance()
+
+    def _finish(self, began_at: float) -> None:
+        seen, now = self._seen, time.monotonic()
+        self._out.append(_OK)
+        seen.messages += 1
+        seen.service_s += now - began_at
+        seen.last_at = now
+        if self._recipient:
+            seen.stamps[self._recipient.partition(b">")[0].decode()] = now
+
+
+class PacedSink:
+    """The process, from outside."""
+
+    def __init__(self, service_s: float) -> None:
+        self.service_s = service_s
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, repr(service_s)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.port = int(self._read())
+
+    @property
+    def cpu_s(self) -> float:
+        return cpu_s(self._process.pid)
+
+    def seen(self) -> Seen:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return Seen(**json.loads(self._read()))
+
+    def stop(self) -> None:
+        self._process.communicate()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the sink ended with status {self._process.wait()}")
+        return line
+
+
+@contextmanager
+def paced_sinks(services_s: Sequence[float]) -> Iterator[list[PacedSink]]:
+    """A sink for each time that a message takes on a connection, in seconds; 0: it answers at once."""
+    with ExitStack() as stack:
+        sinks = []
+        for service_s in services_s:
+            sinks.append(PacedSink(service_s))
+            stack.callback(sinks[-1].stop)
+        yield sinks
+
+
+async def _serve(service_s: float) -> None:
+    seen = Seen()
+    loop = asyncio.get_running_loop()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    server = await loop.create_server(lambda: _Connection(seen, service_s), sock=listener)
+    print(listener.getsockname()[1], flush=True)
+    lines = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while await lines.readline():
+        print(json.dumps(asdict(seen)), flush=True)
+    server.close()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(_serve(float(sys.argv[1])))
