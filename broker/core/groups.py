@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from broker.core.settings import DomainGroup
     from broker.core.state import Campaign, Message
 
+_GUESS_A_CONNECTION = 10.0
+"""Messages a second."""
+
 DOMAINS_KEPT_MAX = 100_000
 """Domains whose mail exchanger is remembered: about 15 MB."""
 
@@ -33,6 +36,13 @@ class Group:
     @property
     def name(self) -> str:
         return self.settings.name
+
+    @property
+    def rate(self) -> float:
+        """Messages a second that may go to it; a guess where only its connections are limited."""
+        quotas = self.bucket.quotas if self.bucket is not None else ()
+        guess = _GUESS_A_CONNECTION * self.settings.connections
+        return min((quota.messages / quota.seconds for quota in quotas), default=guess)
 
     @property
     def is_full(self) -> bool:

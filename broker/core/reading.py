@@ -17,10 +17,6 @@ from broker.core.late import history
 from broker.core.outcomes import Row, move_low_water
 from broker.core.state import Campaign, Message, Page, State, Stored
 from evenpost.runtime.clock import Now
-from evenpost.schedule.rate import parse_rate
-
-_RATE_UNKNOWN = 10.0
-"""Messages a second, for a group that only limits connections: when to look at what is put off again."""
 
 
 def reads(state: State, now: Now) -> list[Command]:
@@ -136,17 +132,11 @@ def _put_off(
             if group is not None:
                 room[group] -= 1
             continue
-        ms_each = 1000 / _rate(group)
+        ms_each = 1000 / group.rate
         group.busy_until = max(group.busy_until, now.wall + state.settings.page_rows * ms_each) + ms_each
         due_at = max(int(group.busy_until), campaign.retries_read[0] + 1)
         rows.append(_waiting_row(state, campaign, message, group, due_at))
     return kept, rows
-
-
-def _rate(group: Group) -> float:
-    """Messages a second that may go to it."""
-    quotas = parse_rate(group.settings.rate)
-    return min((q.messages / q.seconds for q in quotas), default=_RATE_UNKNOWN * group.settings.connections)
 
 
 def _waiting_row(state: State, campaign: Campaign, message: Message, group: Group, due_at: int) -> Row:

@@ -209,8 +209,8 @@ def _told(campaign: Campaign, batch: Batch, choice: Choice) -> Log:
         "campaign": campaign.id,
         "batch": batch.number,
         "messages": len(batch.messages),
-        "worker": choice.worker,
-        "key": round(choice.key, 6),
+        "winner": choice.worker,
+        "winner_key": round(choice.key, 6),  # a field called "key" would be hidden as a secret
         "runner_up": choice.runner_up,
         "runner_up_key": round(choice.runner_up_key, 6),
     }

@@ -91,7 +91,7 @@ def campaign_status(campaign: Campaign, state: State, balancer: Balancer, now: N
 
 
 def _eta(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> int | None:
-    """When the last message will go. Limits of domains aren't looked at: nobody knows how many are left."""
+    """When the last message will go. Of domains with limits only those messages count that were read."""
     if not campaign.unfinished or not campaign.stored or campaign.closed_as or campaign.phase is Phase.PAUSED:
         return None
     at, told = campaign.forecast
@@ -105,6 +105,9 @@ def _eta(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> int 
         caps += pooled([_caps(bucket, now.mono) for bucket in buckets.values()])
     start_at = campaign.options.start_at or 0
     told = eta(campaign.unfinished, rate, caps, campaign.window, now.wall, start_at)
+    for group, lane in campaign.lanes.items():
+        if told is not None:
+            told = max(told, now.wall + int(len(lane) / group.rate * 1000), int(group.busy_until))
     campaign.forecast = (now.mono, told)
     return told
 

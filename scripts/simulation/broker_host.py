@@ -83,8 +83,8 @@ class BrokerHost:
         self.settings = settings
         self.host = Host(clock, boot_s=boot_s, skew_ms=skew_ms)
         self.disk = disk
-        self.workers = Listener(network, _WorkerSocket(self), "w")
-        self.clients = Listener(network, _ClientSocket(self), "c")
+        self.workers = Listener(network, _WorkerSocket(self), "w", messages.FROM_WORKER, messages.TO_WORKER)
+        self.clients = Listener(network, _ClientSocket(self), "c", messages.FROM_CLIENT, messages.TO_CLIENT)
         self.starts = 0
         self.core: Dispatcher
         self.journal: Journal

@@ -10,7 +10,7 @@ from scripts.simulation.world import World
 
 TROUBLE_S = 45.0
 """Nothing new goes wrong after this."""
-FAULTS_MAX = 14
+FAULTS_MAX = 20
 CALM_S = 400.0
 """After the trouble everything has to end within this."""
 
@@ -72,7 +72,7 @@ class Faults:
             self._worker_returns(worker)
         self._world.at(self._world.time + 1.0, self._revive)
 
-    def _note(self, what: str) -> None:
+    def _note(self, what: object) -> None:
         self._world.watch.note("fault", what)
 
     def _worker(self) -> WorkerHost:

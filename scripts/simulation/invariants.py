@@ -1,5 +1,5 @@
-"""What must hold, checked from outside while the world turns: against the core's memory, the workers' sessions
-and what the servers really took."""
+"""What must hold, checked from outside while the world turns: against the core's memory, the workers'
+sessions and what the servers really took."""
 
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EVENTS_KEPT = 40
 """What a failure shows of what came before it."""
 IDLE_TURNS_MAX = 250
-"""Turns of the broker's loop without an event: at most one a millisecond, and a tick each 0.2 s at the latest."""
+"""Turns of the broker's loop without an event: at most one a millisecond, and a tick comes each 0.2 s."""
 LINE_CHARS_MAX = 300
 COUNTS_EACH = 10
 """Counts are compared with the journal's rows at each such quiet moment."""
@@ -90,8 +90,8 @@ class Checker(Watch):
             able = other.host.process == process and not batch.revoked and other.may_begin()
             if able and key not in self._begun and item.index in batch.open_indices():
                 self.fail(
-                    f"{worker.name} begins message {id_:#x} of batch {held.number}, and {other.name} can begin "
-                    f"it too, of batch {batch.number}"
+                    f"{worker.name} begins message {id_:#x} of batch {held.number}, and {other.name} can "
+                    f"begin it too, of batch {batch.number}"
                 )
         self._begun.add((worker.name, worker.host.process, held.number, item.index))
         if worker.session._running > worker.max_connections:

@@ -18,7 +18,8 @@ from broker.core.commands import (
     SetWorker,
 )
 from broker.core.events import FreshRow, StoredRow
-from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, Worker, message_id
+from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, message_id
+from broker.core.worker_state import Worker
 from broker.journal.store import ReportLine
 
 _MISSING: Any = object()
@@ -54,6 +55,7 @@ class MemoryJournal:
         self._next_campaign = rng.randrange(1, 1 << 30)
         self._campaigns: dict[int, Campaign] = {}
         """What never changes of each."""
+        self._by_submission: dict[str, int] = {}
         self._changing: dict[int, dict[str, Any]] = {}
         self._messages: dict[int, _Row] = {}
         self._due: dict[int, list[tuple[int, int]]] = {}
@@ -152,6 +154,7 @@ class MemoryJournal:
         assert campaign.number not in self._campaigns
         first = SetCampaign.of(static)
         self._put(self._campaigns, campaign.number, static)
+        self._put(self._by_submission, campaign.submission, campaign.number)
         self._put(self._changing, campaign.number, {n: getattr(first, n) for n in _KEPT} | {"recount": False})
         self._due[campaign.number] = []
 
@@ -243,8 +246,8 @@ class MemoryJournal:
         return self._campaign(number) if number in self._campaigns else None
 
     def campaign_by_submission(self, submission: str) -> Campaign | None:
-        found = (self._campaign(n) for n, c in self._campaigns.items() if c.submission == submission)
-        return next(found, None)
+        number = self._by_submission.get(submission)
+        return None if number is None else self._campaign(number)
 
     def newest_campaigns(self, limit: int) -> list[str]:
         return [self._campaigns[number].id for number in sorted(self._campaigns, reverse=True)[:limit]]

@@ -7,10 +7,12 @@ read, fails.
 """
 
 import random
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from evenpost.wire.messages import Message
+from evenpost.wire import codec
+from evenpost.wire.messages import Message, Type
 from scripts.simulation.clock import Callback, Clock, Host
 
 QUEUE_MAX = 2_000
@@ -117,6 +119,7 @@ class Dealer:
         if connection is None:
             return False
         peer, router = connection.peer, self._listener.router
+        message = self._network.coded(message, request, self._listener.hears)
         return connection.send(True, lambda: router.receive(peer, request, message))
 
     def lost(self, connection: Connection) -> None:
@@ -129,8 +132,12 @@ class Dealer:
 class Listener:
     """A bound ROUTER."""
 
-    def __init__(self, network: "Network", router: Router, name: str) -> None:
+    def __init__(
+        self, network: "Network", router: Router, name: str, hears: Set[Type], says: Set[Type]
+    ) -> None:
         self.router = router
+        self.hears = hears
+        self.says = says
         self.peers: dict[bytes, Connection] = {}
         self._network = network
         self._name = name
@@ -149,6 +156,7 @@ class Listener:
         if connection is None:
             return False
         owner = connection.dealer.owner
+        message = self._network.coded(message, request, self.says)
         return connection.send(False, lambda: owner.receive(request, message))
 
     def lost(self, connection: Connection) -> None:
@@ -163,10 +171,14 @@ class Listener:
 class Network:
     """All connections of the world."""
 
-    def __init__(self, clock: Clock, rng: random.Random, latency: Latency | None = None) -> None:
+    def __init__(
+        self, clock: Clock, rng: random.Random, latency: Latency | None = None, *, encodes: bool = False
+    ) -> None:
+        """`encodes`: messages go through bytes, as on a real socket, and are refused as there."""
         self.clock = clock
         self.rng = rng
         self.latency = latency or Latency()
+        self._encodes = encodes
         self._cut_off: dict[str, float] = {}
 
     def cut(self, connection: Connection, dealer_s: float = 0.0, router_s: float = 0.0) -> None:
@@ -193,6 +205,12 @@ class Network:
         connection.held_until = max(connection.held_until, end)
         if not survives:
             self.cut(connection, self.rng.uniform(0, seconds), self.rng.uniform(0, seconds))
+
+    def coded(self, message: Message, request: int, accepted: Set[Type]) -> Message:
+        """The message as the other side gets it. Raises WireError: one side speaks what the other can't hear."""
+        if not self._encodes:
+            return message
+        return codec.decode(codec.encode(message, request), accepted).message
 
     def is_cut_off(self, name: str) -> bool:
         return self._cut_off.get(name, 0.0) > self.clock.time

@@ -55,14 +55,14 @@ class Rates:
                 self._begun[key].append(grant.time)
 
     def overdrawn(self) -> str:
-        """The first stretch of time that got more than its window allows, in words; empty where there is none."""
+        """The first stretch of time that got more than its window allows, in words; empty for none."""
         for (name, quotas), times in self._begun.items():
             times.sort()
             for quota in quotas:
                 for first, beyond in zip(times, times[quota.messages :], strict=False):
                     if beyond - first < quota.seconds - SLACK_S:
                         return (
-                            f"{name}: {quota.messages + 1} messages in {beyond - first:.4f} s from {first:.4f} s"
-                            f" on, where {quota.messages} are allowed in {quota.seconds:g} s"
+                            f"{name}: {quota.messages + 1} messages in {beyond - first:.4f} s from "
+                            f"{first:.4f} s on, where {quota.messages} are allowed in {quota.seconds:g} s"
                         )
         return ""

@@ -1,12 +1,14 @@
 """From a seed to a small installation and its campaigns: everything that can be set is set somehow."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from broker.core.dispatcher import Dispatcher
 from broker.core.settings import DomainGroup, Settings
 from evenpost.wire.messages import Options
 from scripts.simulation.broker_host import BrokerSettings, Dispatchers
+from scripts.simulation.client import Submission
 from scripts.simulation.clock import EPOCH_MS
 from scripts.simulation.invariants import Checker
 from scripts.simulation.network import Latency
@@ -15,7 +17,7 @@ from scripts.simulation.servers import Behaviour, constant, exponential, lognorm
 from scripts.simulation.worker_host import WorkerSettings
 from scripts.simulation.world import World
 
-MESSAGES_MAX = 120
+MESSAGES_MAX = 250
 """Of one campaign: seeds are many, and so each has to be small."""
 LIMITS = Limits(messages_max=20, idle_s=3.0, greeting_s=4.0, envelope_s=4.0, dot_s=8.0)
 """Shorter than RFC 5321's, or nothing would ever time out in a run of two minutes."""
@@ -33,6 +35,7 @@ def build(seed: int, *, sqlite: Path | None = None, dispatchers: Dispatchers = D
         sqlite=sqlite,
         dispatchers=dispatchers,
         skewed=True,
+        encodes=True,
     )
     for n in range(rng.randint(1, 4)):
         behaviour = _behaviour(rng)
@@ -49,12 +52,12 @@ def build(seed: int, *, sqlite: Path | None = None, dispatchers: Dispatchers = D
     return world
 
 
-def _submits(world: World, recipients: list[str], options: Options):  # type: ignore[no-untyped-def]
+def _submits(world: World, recipients: list[str], options: Options) -> Callable[[], Submission]:
     return lambda: world.submit(recipients, options, chunk_rows=25)
 
 
 def _broker(rng: random.Random) -> BrokerSettings:
-    domains = ()
+    domains: tuple[DomainGroup, ...] = ()
     if rng.random() < 0.4:
         domains = (
             DomainGroup(
@@ -89,7 +92,7 @@ def _broker(rng: random.Random) -> BrokerSettings:
 
 
 def _behaviour(rng: random.Random) -> Behaviour:
-    mean = rng.choice([0.005, 0.05, 0.2, 0.5])
+    mean = rng.choice([0.005, 0.05, 0.2, 1.0])
     return Behaviour(
         service=rng.choice([exponential, lognormal, constant])(mean),
         connect_s=rng.choice([0.001, 0.05]),

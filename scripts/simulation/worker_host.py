@@ -4,6 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import msgspec
+
 from evenpost.wire import messages
 from evenpost.wire.messages import BatchItem, Message, ServerWord, Type
 from scripts.simulation.clock import Clock, Host, Timer
@@ -159,7 +161,7 @@ class WorkerHost:
     def _perform(self, command: Command) -> None:
         match command:
             case SendOutcomes(report):
-                rows = [messages.Outcome(*row) for row in report.rows]
+                rows = [msgspec.convert(row, messages.Outcome) for row in report.rows]
                 self._send(messages.Outcomes(report.first, rows, report.done))
             case StartBatch(held):
                 self.host.after(0.0, lambda: self.pool.run(held))

@@ -43,14 +43,16 @@ class World:
         dispatchers: Dispatchers = Dispatcher,
         balancers: Callable[[Settings], Balancer] | None = None,
         skewed: bool = False,
+        encodes: bool = False,
     ) -> None:
-        """`sqlite`: the path of a real journal; else one in memory. `skewed`: machines' clocks differ."""
+        """`sqlite`: the path of a real journal; else one in memory. `skewed`: machines' clocks differ.
+        `encodes`: what is said goes through the bytes of the protocol: a third slower, and nearer to the truth."""
         self.seed = seed
         self.clock = Clock()
         self.watch = watch or Watch()
         self.watch.world = self
         self.rng = self._chance("world")
-        self.network = Network(self.clock, self._chance("network"), latency)
+        self.network = Network(self.clock, self._chance("network"), latency, encodes=encodes)
         self._skewed = skewed
         disk: Disk = MemoryDisk(self._chance("disk")) if sqlite is None else SqliteDisk(sqlite)
         self.broker = BrokerHost(

@@ -120,7 +120,7 @@ def test_dispatch_is_logged_now_and_then() -> None:
     book.submit(100)
     logs = [log for log in only(book.seen, c.Log) if log.event == "dispatch"]
     assert len(logs) == 1
-    assert logs[0].fields["worker"] == "a" and logs[0].fields["key"] == 0.01
+    assert logs[0].fields["winner"] == "a" and logs[0].fields["winner_key"] == 0.01
     book = Playbook(Settings(dispatch_log_s=0))
     book.hello("a", max_connections=3)
     book.submit(100)

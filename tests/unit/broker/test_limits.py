@@ -260,3 +260,15 @@ def test_status_tells_when_it_will_be_done() -> None:
     assert 90_000 <= status.eta_at - book.now.wall <= 110_000
     book.say(e.FromClient(b"k", 1, wire.Pause("c1")))
     assert campaign_status(campaign, book.core.state, book.core.balancer, book.now).eta_at is None
+
+
+def test_a_limited_domain_delays_the_end_that_is_forecast() -> None:
+    from broker.core.views import campaign_status
+
+    book = Playbook(Settings(domains=(DomainGroup("g", frozenset({"gmail.com"}), rate="2/min"),)))
+    book.hello("a", max_connections=5)
+    book.submit_to([f"{n}@gmail.com" for n in range(60)])
+    book.core.state.workers["a"].seconds_a_message = 0.01
+    status = campaign_status(book.core.state.by_id["c1"], book.core.state, book.core.balancer, book.now)
+    assert status.eta_at is not None
+    assert 29 * 60_000 <= status.eta_at - book.now.wall <= 31 * 60_000
