@@ -30,6 +30,8 @@ from evenpost.wire import limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
+SMALL_ROWS_MAX = 100
+"""Recipients of a campaign that is sent from what came in, without a read of the journal."""
 STRIPES_MAX = 16
 """Parts of a list that are read side by side."""
 
@@ -98,6 +100,11 @@ def recipients(state: State, event: FromClient, request: wire.Recipients) -> lis
         text = f"a campaign has at most {limits.RECIPIENTS_MAX} recipients: split it"
         return [refuse(event.peer, event.request, Code.TOO_LARGE, text)]
     rows = AddRecipients(campaign.number, campaign.total, request.rows)
+    if campaign.total + len(request.rows) > SMALL_ROWS_MAX:
+        campaign.early.clear()
+    elif len(campaign.early) == campaign.total:
+        first = message_id(campaign.number, campaign.total)
+        campaign.early.extend((first + n, row.address, row.values, 0) for n, row in enumerate(request.rows))
     campaign.chunks += 1
     campaign.total += len(request.rows)
     return [Persist((rows, SetCampaign.of(campaign)), (stored,))]

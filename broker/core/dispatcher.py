@@ -91,10 +91,7 @@ class Dispatcher:
             case SubmissionOpened():
                 return campaign_life.opened(state, event, now)
             case CampaignStored():
-                if event.campaign in state.campaigns:
-                    campaign = state.campaigns[event.campaign]
-                    campaign.stored = True
-                    state.awake[campaign.number] = campaign
+                return reading.stored(state, event, now)
             case LookedUp():
                 return late.looked_up(state, event, now)
             case HeldRead():

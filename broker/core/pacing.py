@@ -7,7 +7,8 @@ from evenpost.wire import limits
 
 _FIRST_BATCH = 10
 """For a server whose pace isn't known yet."""
-_EWMA = 0.3
+_EWMA_A_MESSAGE = 0.03
+"""A batch of ten counts for a quarter, a single message for little: one alone says little of its server."""
 
 
 def batch_size(
@@ -30,7 +31,9 @@ def batch_size(
 def pace(before: float, seconds: float, messages: int) -> float:
     """The moving average of seconds a message after a batch. A batch's clock ticks in milliseconds."""
     sample = max(seconds, 0.001) / messages
-    return sample if before <= 0 else before + _EWMA * (sample - before)
+    if before <= 0:
+        return sample
+    return before + (1.0 - (1.0 - _EWMA_A_MESSAGE) ** messages) * (sample - before)
 
 
 def back_off(tries: int, initial_s: float, max_s: float, uniform: Callable[[float, float], float]) -> float:

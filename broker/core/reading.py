@@ -11,7 +11,7 @@ from broker.core.commands import (
     SetCampaign,
     SetMessages,
 )
-from broker.core.events import FreshRead, MxFound, RetriesRead
+from broker.core.events import CampaignStored, FreshRead, MxFound, RetriesRead
 from broker.core.groups import Group, domain_of
 from broker.core.late import history
 from broker.core.outcomes import Row, move_low_water
@@ -45,6 +45,19 @@ def reads(state: State, now: Now) -> list[Command]:
             out.append(ReadFresh(campaign.number, ranges, max(1, rows // len(unread))))
     state.awake.clear()
     return out
+
+
+def stored(state: State, event: CampaignStored, now: Now) -> list[Command]:
+    """A campaign's COMMIT is on disk: it may be sent. A small one is at hand already."""
+    campaign = state.campaigns.get(event.campaign)
+    if campaign is None:
+        return []
+    campaign.stored = True
+    state.awake[campaign.number] = campaign
+    rows, campaign.early = campaign.early, []
+    if len(rows) < campaign.total or len(campaign.stripes) != 1 or campaign.fresh_done:
+        return []
+    return fresh_read(state, FreshRead(campaign.number, [rows], [rows[-1][0]]), now)
 
 
 def fresh_read(state: State, event: FreshRead, now: Now) -> list[Command]:

@@ -181,6 +181,8 @@ class Campaign:
     """Messages whose domain's mail exchanger is being looked up."""
     in_flight: int = 0
     in_flight_retries: int = 0
+    early: list[tuple[int, str, bytes, int]] = field(default_factory=list)
+    """The rows of a small campaign as they came in: it needs no read of the journal to begin."""
     stripes: list[Stripe] = field(default_factory=list)
     bucket: Bucket | None = None
     """Of its rate."""

@@ -119,11 +119,19 @@ class Host:
 
     def after(self, seconds: float, callback: Callback) -> Timer:
         """Calls back in this process, should it still be there."""
-        return self.clock.after(seconds, self.bound(callback))
+        return self._at(self.clock.time + seconds, callback)
 
     def at_mono(self, mono: float, callback: Callback) -> Timer:
         """The same, at a time of this machine's monotonic clock."""
-        return self.clock.at(mono - self.boot_s + _ROUNDING_S, self.bound(callback))
+        return self._at(mono - self.boot_s + _ROUNDING_S, callback)
+
+    def _at(self, time: float, callback: Callback) -> Timer:
+        def unless_cancelled() -> None:
+            if timer.callback is not None:  # it may have been while the process was frozen
+                callback()
+
+        timer = self.clock.at(time, self.bound(unless_cancelled))
+        return timer
 
     def bound(self, callback: Callback) -> Callback:
         """The callback as something that comes to this process from outside."""

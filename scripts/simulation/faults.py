@@ -11,6 +11,7 @@ from scripts.simulation.world import World
 TROUBLE_S = 45.0
 """Nothing new goes wrong after this."""
 FAULTS_MAX = 20
+LAST_WORDS_S = 15.0
 CALM_S = 400.0
 """After the trouble everything has to end within this."""
 
@@ -58,6 +59,12 @@ class Faults:
             server.set_external(0)
             server.is_.deferrals = server.is_.bounces = server.is_.drops = 0.0
         self._revive()
+        self._last_words()
+        world.at(world.time + LAST_WORDS_S, self._last_words)
+
+    def _last_words(self) -> None:
+        """Take back what was said, and once more when no earlier word can be under way."""
+        world = self._world
         for worker in world.workers:
             worker.agent_says("ready")
             world.client.order(SetServer(worker.name, state="ready"))

@@ -177,6 +177,7 @@ class Pool:
 
     def give(self, connection: "Connection") -> None:
         """To a run that wants one, or it is kept while it is good."""
+        assert connection in self.connections
         if connection.messages >= self.limits.messages_max or self.open > self.limit:
             connection.close()  # dials for who wants one, if there is room
         elif self._wanting:

@@ -59,13 +59,14 @@ def _submits(world: World, recipients: list[str], options: Options) -> Callable[
 def _broker(rng: random.Random) -> BrokerSettings:
     domains: tuple[DomainGroup, ...] = ()
     if rng.random() < 0.4:
+        connections, rate = rng.choice([(1, ""), (2, "10/s"), (0, "10/s"), (0, "20/s, 60/10s"), (1, "20/s")])
         domains = (
             DomainGroup(
                 "google",
                 names=frozenset({"gmail.com"}),
                 mx=rng.choice([(), ("google.com",)]),
-                connections=rng.choice([0, 1, 2]),
-                rate=rng.choice(["", "10/s", "20/s, 60/10s"]),
+                connections=connections,
+                rate=rate,
             ),
         )
     core = Settings(

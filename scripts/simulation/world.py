@@ -46,7 +46,7 @@ class World:
         encodes: bool = False,
     ) -> None:
         """`sqlite`: the path of a real journal; else one in memory. `skewed`: machines' clocks differ.
-        `encodes`: what is said goes through the bytes of the protocol: a third slower, and nearer to the truth."""
+        `encodes`: what is said goes through the bytes of the protocol: slower, and nearer to the truth."""
         self.seed = seed
         self.clock = Clock()
         self.watch = watch or Watch()

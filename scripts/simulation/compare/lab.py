@@ -72,7 +72,6 @@ class Recorder(Watch):
     def __init__(self) -> None:
         self.stored: dict[int, float] = {}
         """When each campaign was on disk: from then on it may be sent."""
-        self.urgent: set[int] = set()
         self.waits: list[float] = []
         """Of single messages: from stored to the begin of its content."""
         self.offers: list[tuple[float, str, int]] = []
@@ -86,6 +85,9 @@ class Recorder(Watch):
         self.copies = 0
         self.group_in_flight_max: dict[str, int] = defaultdict(int)
         self.keep_offers = True
+        self.domain = ""
+        """The end of addresses of a group of domains whose offers are kept in `domain_offers`."""
+        self.domain_offers: list[float] = []
 
     def broker_event(self, broker: "BrokerHost", event: Event) -> None:
         if isinstance(event, CampaignStored):
@@ -95,6 +97,8 @@ class Recorder(Watch):
         if self.keep_offers:
             worker = command.peer.decode().partition("/")[0]
             self.offers.append((self.world.time, worker, len(command.items)))
+        if self.domain and command.items[0][2].endswith(self.domain):
+            self.domain_offers.extend([self.world.time] * len(command.items))
 
     def begins(self, worker: WorkerHost, held: Held, item: BatchItem) -> None:
         if (at := self.stored.get(held.campaign)) is not None:
@@ -186,9 +190,9 @@ class Lab:
         self.marks.append((time, what))
         self.world.at(time, do)
 
-    def submit(self, messages: int, at: float = START_S, options: Options | None = None) -> None:
+    def submit(self, recipients: int | list[str], at: float = START_S, options: Options | None = None) -> None:
         self._last_submit = max(self._last_submit, at)
-        self.world.at(at, lambda: self.world.submit(messages, options))
+        self.world.at(at, lambda: self.world.submit(recipients, options))
 
     # --- runs ----------------------------------------------------------------------------------
 

@@ -61,7 +61,8 @@ WARM_UP_S = 10.0
 MEASURED_S = 60.0
 
 
-def _arrivals(seed: int, until: float, a_second: float) -> list[float]:
+def arrivals(seed: int, until: float, a_second: float) -> list[float]:
+    """Times of a Poisson process, from START_S to `until`."""
     rng = random.Random(f"{seed} arrivals")  # noqa: S311  # repeatable on purpose
     found = []
     at = START_S
@@ -77,7 +78,7 @@ def poisson(case: Case) -> Run:
         lab.server(mean, speed=RATES_S[0] / mean)
     begin = START_S + WARM_UP_S * case.scale
     end = begin + MEASURED_S * case.scale
-    submitted = _arrivals(case.seed, end, LOAD * CAPACITY)
+    submitted = arrivals(case.seed, end, LOAD * CAPACITY)
     for at in submitted:
         lab.submit(1, at)
     lab.run_until_done()
@@ -94,7 +95,7 @@ def poisson(case: Case) -> Run:
 def _perfect_poisson(seed: int, scale: float) -> Figures:
     begin = START_S + WARM_UP_S * scale
     end = begin + MEASURED_S * scale
-    arrivals = _arrivals(seed, end, LOAD * CAPACITY)
+    arrivals = arrivals(seed, end, LOAD * CAPACITY)
     took = [
         seconds
         for at, seconds in zip(arrivals, oracle.times(sites(RATES_S), arrivals, seed), strict=True)

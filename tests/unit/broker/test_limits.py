@@ -143,6 +143,18 @@ def test_a_window_opens_and_closes() -> None:
     assert not addresses(left)
 
 
+@pytest.mark.parametrize(("recipients", "reads"), [(1, 0), (100, 0), (101, 1)])
+def test_a_small_campaign_needs_no_read_of_the_journal(recipients: int, reads: int) -> None:
+    book = Playbook(Settings())
+    book.hello("a", max_connections=20)
+    out = book.submit(recipients)
+    assert len(only(out, c.ReadFresh)) == reads
+    while batches := list(book.core.state.batches):
+        book.outcomes(next(b for b in only(book.seen, c.SendBatch) if b.batch == batches[0]), "sent")
+    assert not book.core.state.campaigns
+    assert len(addresses(book.seen)) == recipients
+
+
 def test_a_bad_rate_or_window_is_refused_with_words() -> None:
     book = Playbook(Settings())
     for options in (wire.Options(rate="many"), wire.Options(window="always")):
@@ -268,7 +280,9 @@ def test_a_limited_domain_delays_the_end_that_is_forecast() -> None:
     book = Playbook(Settings(domains=(DomainGroup("g", frozenset({"gmail.com"}), rate="2/min"),)))
     book.hello("a", max_connections=5)
     book.submit_to([f"{n}@gmail.com" for n in range(60)])
-    book.core.state.workers["a"].seconds_a_message = 0.01
+    worker = book.core.state.workers["a"]
+    worker.seconds_a_message = 0.01
+    book.core.balancer.update(worker, book.mono)
     status = campaign_status(book.core.state.by_id["c1"], book.core.state, book.core.balancer, book.now)
     assert status.eta_at is not None
     assert 29 * 60_000 <= status.eta_at - book.now.wall <= 31 * 60_000
