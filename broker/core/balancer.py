@@ -1,6 +1,6 @@
 """Least connections: which worker gets the next batch.
 
-    L(w)   = in_flight + max(0, reported_busy + reported_external - in_flight_at_report)
+    L(w)   = in_flight + max(0, reported_busy - in_flight_at_report) + reported_external
     key(w) = (L(w) + 1) / effective_weight(w)
 
 The lowest key wins, ties go to the least recently used. The broker's own count of batches in flight is
@@ -23,6 +23,8 @@ from broker.core.worker_state import Worker
 
 RESERVE_FROM_CONNECTIONS = 20
 """Below so many, one reserved connection would be too large a part of all."""
+WAIT_S_MIN = 0.001
+"""For what should be there by now and is not: rates are floats. Sooner, and the loop would spin."""
 _WEIGHT_MIN = 0.01
 """What failures and slow start leave of a weight at least."""
 
@@ -33,7 +35,7 @@ Tag = str | None
 
 def load(worker: Worker) -> int:
     """Connections in use at a worker's server, as far as can be known."""
-    return worker.in_flight + max(0, worker.busy + worker.external - worker.in_flight_at_report)
+    return worker.in_flight + max(0, worker.busy - worker.in_flight_at_report) + worker.external
 
 
 def held(worker: Worker) -> bool:
@@ -206,17 +208,17 @@ class Balancer:
                 limit = 1
             else:
                 limit = 0
-                self._wait(worker, breaker.open_until)
+                self._wait(worker, breaker.open_until, now)
         if not willing:
             limit = 0
         self._count(worker, limit)
         if not limit:
             return
         if breaker.paused_until > now:
-            self._wait(worker, breaker.paused_until)
+            self._wait(worker, breaker.paused_until, now)
             return
         if worker.bucket is not None and not worker.bucket.available(now, 1):
-            self._wait(worker, worker.bucket.next_at(now))
+            self._wait(worker, worker.bucket.next_at(now), now)
             return
         if worker.in_flight < limit:
             orders = self._free
@@ -248,9 +250,11 @@ class Balancer:
             self._used[tag] += after.used
             self._speed[tag] += after.speed
 
-    def _wait(self, worker: Worker, until: float) -> None:
+    def _wait(self, worker: Worker, until: float, now: float) -> None:
         if until == inf:
             return  # for the journal's word on a rate: `update` follows it
+        if until <= now:
+            until = now + WAIT_S_MIN
         heapq.heappush(self._later, (until, worker.number, worker.version, worker))
 
     def refresh(self, now: float) -> None:

@@ -64,8 +64,9 @@ def judge(state: State, batch: Batch, now: Now) -> list[Command]:
             fields["back_off_s"] = round(wait, 1)
         return [Log("warning", "server.failed", fields)]
     if batch.throttled:
-        wait = breaker.throttled(now.mono, state.uniform, sent=batch.sent > 0)
-        if breaker.pauses > 1:
+        sent, last = batch.sent > 0, worker.limit == 1
+        wait = breaker.throttled(batch.made_at, now.mono, state.uniform, sent=sent, last=last)
+        if not wait or breaker.pauses > 1:
             return []  # told once, until it takes something again
         fields |= {"limit": worker.limit, "pause_s": round(wait, 2)}
         return [Log("info", "server.throttled", fields)]

@@ -18,7 +18,10 @@ FAILURES_TO_OPEN = 2
 _OPEN_INITIAL_S = 1.0
 _OPEN_MAX_S = 60.0
 _PAUSE_INITIAL_S = 0.05
-_PAUSE_MAX_S = 30.0
+_PAUSE_MAX_S = 1.0
+"""While its limit can still come down, which slows it, too; rates are mostly counted by the second."""
+_PAUSE_LONGEST_S = 30.0
+"""For a server that wants less than one connection's worth."""
 _EWMA = 0.1
 _FORGET_S = 30.0
 """A failure counts for a third of itself after this time, even if nothing was sent since."""
@@ -34,6 +37,7 @@ class Breaker:
     """Monotonic. Once it has come, one message probes the server."""
     pauses: int = 0
     """Batches in a row that the server throttled."""
+    paused_at: float = float("-inf")
     paused_until: float = 0.0
     returned_at: float | None = None
     """It came back then: its share rises from there. None: it has its full share."""
@@ -59,12 +63,17 @@ class Breaker:
         self.open_until = now + wait
         return wait
 
-    def throttled(self, now: float, uniform: Uniform, *, sent: bool) -> float:
-        """A batch in which the server, which is well, wanted less; `sent`: it took some of it. It gets
-        nothing new for as many seconds as this gives: longer each time until it takes something."""
+    def throttled(self, made_at: float, now: float, uniform: Uniform, *, sent: bool, last: bool) -> float:
+        """A batch in which the server, which is well, wanted less; `made_at`: when it was given out; `sent`:
+        it took some of it; `last`: it has but one connection. It gets nothing new for as many seconds as
+        this gives, longer each time until it takes something. 0: the batch was under way when the present
+        pause began, and tells nothing new."""
+        if made_at <= self.paused_at:
+            return 0.0
         self.pauses = 1 if sent else self.pauses + 1
-        wait = back_off(self.pauses, _PAUSE_INITIAL_S, _PAUSE_MAX_S, uniform)
-        self.paused_until = now + wait
+        longest = _PAUSE_LONGEST_S if last else _PAUSE_MAX_S
+        wait = back_off(self.pauses, _PAUSE_INITIAL_S, longest, uniform)
+        self.paused_at, self.paused_until = now, now + wait
         return wait
 
     def succeeded(self, now: float) -> bool:

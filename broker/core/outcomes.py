@@ -26,6 +26,8 @@ Row = tuple[int, int, int, int, str, int, int, int, int | None, bytes | None]
 SentRow = tuple[int, int, int, str, int, int, int]
 """What SetSent takes."""
 
+_TOOK_TIME = ("sent", "deferred", "bounced")
+"""What the pace of a server is measured by: a refusal of everything is fast, and says nothing of it."""
 UNKNOWN_MAX = 3
 """Attempts whose outcome stayed unknown after which a message is held: each may have been a copy."""
 
@@ -47,7 +49,7 @@ def reported(
         if batch is None or message is None:
             unknown_here.append(outcome)
             continue
-        if outcome.ended_at:
+        if outcome.ended_at and outcome.scope == "recipient" and outcome.kind in _TOOK_TIME:
             batch.began_at = min(batch.began_at or outcome.began_at, outcome.began_at)
             batch.ended_at = max(batch.ended_at, outcome.ended_at)
             batch.outcomes += 1

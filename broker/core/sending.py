@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker.core import pacing, quotas, ready
-from broker.core.balancer import Accept, Balancer
+from broker.core.balancer import WAIT_S_MIN, Accept, Balancer
 from broker.core.commands import Command, Log, Persist, Raise, SendBatch, SendTemplate, SetQuota
 from broker.core.events import QuotaStored
 from broker.core.groups import Group
@@ -53,7 +53,8 @@ def dispatch(state: State, balancer: Balancer, now: Now) -> list[Command]:
             elif isinstance(given, float):
                 state.turns.leave(campaign)
                 if given < float("inf"):
-                    heapq.heappush(state.sleeping, (given, campaign.number, campaign))
+                    wake_at = given if given > now.mono else now.mono + WAIT_S_MIN
+                    heapq.heappush(state.sleeping, (wake_at, campaign.number, campaign))
             else:
                 state.awake[campaign.number] = campaign
                 _send(state, campaign, given, now, out)
@@ -250,5 +251,7 @@ def promised(state: State, balancer: Balancer, event: QuotaStored, now: Now) -> 
 
 def next_at(state: State, balancer: Balancer) -> float:
     """When `dispatch` will find something that only waits for time (monotonic)."""
+    if state.recovering_until is not None:
+        return float("inf")
     sleeping = state.sleeping[0][0] if state.sleeping else float("inf")
     return min(sleeping, balancer.next_at())

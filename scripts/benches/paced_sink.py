@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import cast
 
 from scripts.benches.processes import ROOT, cpu_s
 
@@ -36,8 +37,6 @@ class Seen:
 
 
 class _Connection(asyncio.Protocol):
-    transport: asyncio.WriteTransport
-
     def __init__(self, seen: Seen, service_s: float) -> None:
         self._seen = seen
         self._service_s = service_s
@@ -51,9 +50,8 @@ class _Connection(asyncio.Protocol):
         """What the timer has been late so far: the next message gets it back, so that the mean is exact."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
-        transport.write(b"220 sink.example ESMTP\r\n")
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's isn't a subclass
+        self._transport.write(b"220 sink.example ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -66,7 +64,7 @@ class _Connection(asyncio.Protocol):
         while not self._busy and (self._message() if self._in_data else self._command()):
             pass
         if self._out:
-            self.transport.write(b"".join(self._out))
+            self._transport.write(b"".join(self._out))
             self._out.clear()
 
     def _command(self) -> bool:
@@ -98,7 +96,7 @@ class _Connection(asyncio.Protocol):
         return False
 
     def _finish_late(self, began_at: float, due_at: float) -> None:
-        if self.transport.is_closing():
+        if self._transport.is_closing():
             return
         self._busy = False
         self._late_s = time.monotonic() - due_at

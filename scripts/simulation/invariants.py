@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core import views
 from broker.core.commands import SendBatch
-from broker.core.events import Event
+from broker.core.events import Event, Tick
 from broker.core.invariants import violations
 from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.core.worker_state import Worker
+from evenpost.runtime.clock import Now
 from evenpost.wire.messages import BatchItem
 from scripts.simulation.rates import Rates
 from scripts.simulation.servers import Server, Taken
@@ -60,6 +61,8 @@ class Checker(Watch):
         self._rates = Rates()
         self._quiet_moments = 0
         self._idle_turns = 0
+        self._ticked_at: Now | None = None
+        """The broker's last look at its clock."""
 
     def note(self, who: str, what: object) -> None:
         self.lines.append((self.world.time, who, what))
@@ -94,6 +97,10 @@ class Checker(Watch):
                     f"begin it too, of batch {batch.number}"
                 )
         self._begun.add((worker.name, worker.host.process, held.number, item.index))
+        broker = self.world.broker
+        knows = broker.host.up and broker.core.state.recovering_until is None
+        if knows and held.number not in broker.core.state.batches:
+            self.fail(f"{worker.name} begins message {id_:#x} of batch {held.number}, which was taken from it")
         if worker.session._running > worker.max_connections:
             self.fail(f"{worker.name} runs {worker.session._running} batches at once")
         self._rates.begun(held.number)
@@ -134,10 +141,11 @@ class Checker(Watch):
         if self._idle_turns > IDLE_TURNS_MAX:
             self.fail(f"the broker's loop spins: next_at says {broker.core.next_at()}, now is {broker.now()}")
         state, now = broker.core.state, broker.now()
-        if state.recovering_until is not None:
+        if state.recovering_until is not None or self._ticked_at is None:
             return
         for campaign in state.campaigns.values():
-            if not campaign.ready or not campaign.started(now):
+            # Its time has come when the broker's tick sees that it has.
+            if not campaign.ready or not campaign.started(now) or not campaign.started(self._ticked_at):
                 continue
             if campaign.bucket is not None and not campaign.bucket.available(now.mono, 1):
                 continue
@@ -168,6 +176,8 @@ class Checker(Watch):
     def broker_event(self, broker: "BrokerHost", event: Event) -> None:
         self.note("broker", event)
         self._idle_turns = 0
+        if isinstance(event, Tick):
+            self._ticked_at = broker.now()
         wrong = violations(broker.core.state)
         if wrong:
             self.fail(f"after {type(event).__name__}: {'; '.join(wrong)}")

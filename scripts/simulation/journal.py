@@ -22,6 +22,7 @@ from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, message_id
 from broker.core.worker_state import Worker
 from broker.journal.store import ReportLine
 
+INDICES_MAX = 1 << INDEX_BITS
 _MISSING: Any = object()
 _NEVER = (1 << 63, 0)
 
@@ -170,14 +171,15 @@ class MemoryJournal:
 
     def _count(self, campaign: int) -> dict[int, int]:
         counts: dict[int, int] = {}
-        for _, row in self._range(campaign, 0, 1 << INDEX_BITS):
+        for _, row in self._range(campaign, 0, INDICES_MAX):
             if row.state:
                 counts[row.state] = counts.get(row.state, 0) + 1
         return counts
 
     def _range(self, campaign: int, index_from: int, index_to: int) -> Iterable[tuple[int, _Row]]:
         """Rows of a campaign: they are numbered without gaps."""
-        for id_ in range(message_id(campaign, index_from), message_id(campaign, index_to)):
+        first = message_id(campaign, 0)
+        for id_ in range(first + index_from, first + index_to):
             row = self._messages.get(id_)
             if row is None:
                 return

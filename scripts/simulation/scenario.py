@@ -114,7 +114,7 @@ def _worker(rng: random.Random, name: str, *, first: bool) -> WorkerSettings:
         weight=rng.choice([100, 100, 50, 200]),
         # There is one worker of each pool at least, or a campaign might have nobody.
         pools=("a", "b") if first else rng.choice([(), ("a",), ("b",), ("a", "b")]),
-        rate=rng.choice(["", "", "", "5/s", "20/s, 100/10s", "10/s, 200/min"]),
+        rate=rng.choice(["", "", "", "5/s", "20/s, 60/15s", "10/s, 200/min"]),
         sees_external=rng.random() < 0.7,
         drain_timeout_s=10.0,
         limits=LIMITS,
@@ -133,7 +133,7 @@ def _options(rng: random.Random, name: str) -> Options:
         pool=pool,
         overflow=rng.choice([None, "b"]) if pool == "a" else None,
         weight=rng.choice([100, 100, 300]),
-        rate=rng.choice(["", "", "", "8/s", "10/s, 50/15s"]),
+        rate=rng.choice(["", "", "", "8/s", "10/s, 30/15s"]),
         window=rng.choice(["", "", "", "13:47-23:00 UTC"]),
         on_unknown=rng.choice(["resend", "resend", "hold"]),
         start_at=rng.choice([None, None, EPOCH_MS + 5_000]),

@@ -1,10 +1,10 @@
 """Other ways to choose a server, as Balancers: the same core, workers and network around each.
 
-They balance requests, so each batch is one message. But for `Sessions` none of them knows of connections that
-are all in use: a message goes where the policy says, and waits in that server's worker. What bounds a campaign
-is its sender, which has so many messages outstanding at once (`outstanding`, a multiple of all connections); a
-single message is sent as it comes. Health checks, slow start and feedback are the engine's, not theirs:
-`Sessions` alone, which stands for HAProxy, leaves out a server that is down.
+They balance requests, so each batch is one message; but for `Sessions` none of them knows of connections
+that are all in use: a message goes where the policy says, and waits in that server's worker. What bounds
+a campaign is its sender, which has so many messages outstanding at once (`outstanding`, a multiple of all
+connections); a single message is sent as it comes. Health checks, slow start and feedback are the
+engine's, not theirs: `Sessions` alone, which stands for HAProxy, leaves out a server that is down.
 """
 
 import random
@@ -22,8 +22,11 @@ _ONE_EACH = 2**40
 class Contender(Balancer):
     """What they share; `_choose` is the policy."""
 
+    in_batches = False
+    """Whether it gives out batches as large as the engine's, instead of one message at a time."""
+
     def __init__(self, settings: Settings, rng: random.Random, outstanding: float | None) -> None:
-        """`outstanding`: messages in flight in all, for each connection in all; None: nothing is held back."""
+        """`outstanding`: messages in flight in all, for each connection; None: nothing is held back."""
         super().__init__(settings)
         self._rng = rng
         self._outstanding = outstanding
@@ -33,7 +36,7 @@ class Contender(Balancer):
         self._room = 0
 
     def connections(self, tag: Tag = None) -> int:
-        return _ONE_EACH
+        return self._room if self.in_batches else _ONE_EACH
 
     def has_room(self, tag: Tag, urgent: bool) -> bool:
         return bool(self._here) and (self._outstanding is None or self._out < self._outstanding * self._room)
@@ -117,8 +120,8 @@ class TwoChoices(Contender):
 
 
 class HeartbeatOnly(Contender):
-    """Least connections by what the last heartbeat said, and nothing else; ties go to the least recently used,
-    as with the engine."""
+    """Least connections by what the last heartbeat said, and nothing else; ties go to the least recently
+    used, as with the engine."""
 
     def _choose(self, workers: list[Worker]) -> Worker:
         return min(workers, key=lambda worker: (worker.busy, worker.last_used, worker.number))
@@ -127,11 +130,14 @@ class HeartbeatOnly(Contender):
 class Sessions(Contender):
     """HAProxy's `leastconn` in front of a mailer: it balances sessions when they are opened, to the server
     with the fewest; the mailer keeps its sessions and sends over the one that has been free for longest. No
-    server gets more sessions than it may have connections (`maxconn`)."""
+    server gets more sessions than it may have connections (`maxconn`). A session is at hand without a way
+    through the broker, so it gets as much at a time as the engine's connections do."""
+
+    in_batches = True
 
     def __init__(self, settings: Settings, rng: random.Random, outstanding: float | None) -> None:
         super().__init__(settings, rng, None)
-        self._free: deque[str] = deque()
+        self._idle: deque[str] = deque()
         """A server's name for each free session to it."""
         self._busy: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
@@ -140,7 +146,7 @@ class Sessions(Contender):
         return super().is_eligible(worker) and not worker.breaker.is_open
 
     def has_room(self, tag: Tag, urgent: bool) -> bool:
-        return bool(self._free) or any(self._may_open(worker) for worker in self._here.values())
+        return bool(self._idle) or any(self._may_open(worker) for worker in self._here.values())
 
     def update(self, worker: Worker, now: float) -> None:
         was_here = worker.name in self._here
@@ -153,21 +159,21 @@ class Sessions(Contender):
             else:
                 self._wait(worker, max(breaker_until, now + 0.1))
         if was_here and name not in self._here:  # its sessions are gone
-            self._free = deque(free for free in self._free if free != name)
+            self._idle = deque(free for free in self._idle if free != name)
             self._sessions[name] = self._busy[name] = 0
         elif name in self._here:
             for _ in range(self._busy.get(name, 0) - worker.in_flight):
                 self._busy[name] -= 1
-                self._free.append(name)
+                self._idle.append(name)
 
     def _may_open(self, worker: Worker) -> bool:
         return self._sessions.get(worker.name, 0) < worker.max_connections
 
     def _choose(self, workers: list[Worker]) -> Worker | None:
         names = {worker.name: worker for worker in workers}
-        for place, name in enumerate(self._free):
+        for place, name in enumerate(self._idle):
             if name in names:
-                del self._free[place]
+                del self._idle[place]
                 break
         else:
             open_to = [worker for worker in workers if self._may_open(worker)]

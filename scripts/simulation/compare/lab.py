@@ -32,6 +32,10 @@ _LIMIT_S = 3_600.0
 """Virtual: a run that lasts longer has failed."""
 
 
+class StuckError(Exception):
+    """A run doesn't end."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What is run: one scenario takes one of these for each policy."""
@@ -85,6 +89,7 @@ class Recorder(Watch):
         self.copies = 0
         self.group_in_flight_max: dict[str, int] = defaultdict(int)
         self.keep_offers = True
+        self.keep_idle = True
         self.domain = ""
         """The end of addresses of a group of domains whose offers are kept in `domain_offers`."""
         self.domain_offers: list[float] = []
@@ -119,6 +124,8 @@ class Recorder(Watch):
         for group in state.groups.all:
             most = self.group_in_flight_max
             most[group.name] = max(most[group.name], group.in_flight)
+        if not self.keep_idle:
+            return
         now = broker.now()
         waiting = [c for c in state.turns if c.ready and c.started(now)]
         if not waiting:
@@ -149,7 +156,7 @@ class Lab:
         """`campaign`: contenders' senders have only so much outstanding; else all is sent as it comes."""
         self.case = case
         policy = case.policy
-        if policy.contender is not None:
+        if policy.contender is not None and not policy.contender.in_batches:
             core["batch_target_s"] = 0.0
         settings = BrokerSettings(policy.settings(**core), **(broker or {}))
         self.seen = Recorder()
@@ -190,7 +197,9 @@ class Lab:
         self.marks.append((time, what))
         self.world.at(time, do)
 
-    def submit(self, recipients: int | list[str], at: float = START_S, options: Options | None = None) -> None:
+    def submit(
+        self, recipients: int | list[str], at: float = START_S, options: Options | None = None
+    ) -> None:
         self._last_submit = max(self._last_submit, at)
         self.world.at(at, lambda: self.world.submit(recipients, options))
 
@@ -201,14 +210,15 @@ class Lab:
         self.world.run(until)
 
     def run_until_done(self) -> None:
-        """Raises RuntimeError for what should have ended and hasn't."""
+        """Raises StuckError for what should have ended and hasn't."""
         self._sample()
         world, times, last = self.world, self.seen.times, self._last_submit + 0.01
         world.run(last)
         total = sum(len(submission.recipients) for submission in world.client.submissions)
         # `is_done` looks at everything, so it is asked only once each message has been taken.
         if not world.clock.run(_LIMIT_S, lambda: len(times) >= total and world.is_done()):
-            raise RuntimeError(f"{self.case.policy.name}: not done after {_LIMIT_S:.0f} virtual seconds")
+            text = f"{self.case.policy.name} isn't done after {_LIMIT_S:.0f} virtual seconds"
+            raise StuckError(f"{text}: {total - len(times)} of {total} messages are left")
 
     def _sample(self) -> None:
         for line, worker in zip(self._lines, self.workers, strict=True):

@@ -176,8 +176,9 @@ def _restart_bars(found: Found, _: Figures) -> list[Bar]:
 SCENARIOS = (
     Scenario(
         "black-hole",
-        "Four equal servers and a campaign of 40,000; after 5 s one of them answers every connection with 421, "
-        "at once. How much of what is given out goes there from 2 s after that on, and what is sent meanwhile.",
+        "Four equal servers and a campaign of 40,000; after 5 s one of them answers every connection with "
+        "421, at once. How much of what is given out goes there from 2 s after that on, and what is sent "
+        "meanwhile.",
         (
             Column("offered", "offered after 2 s, %", 2),
             Column("burst", "offered in the 2 s"),
@@ -191,8 +192,8 @@ SCENARIOS = (
     ),
     Scenario(
         "tarpit",
-        "Four equal servers and a campaign; after 5 s one of them accepts connections and answers nothing. What "
-        "the other three send in the 15 s after that, against the 3 s before.",
+        "Four equal servers and a campaign; after 5 s one of them accepts connections and answers "
+        "nothing. What the other three send in the 15 s after that, against the 3 s before.",
         (
             Column("before", "others before, messages/s"),
             Column("after", "others after, messages/s"),
@@ -205,9 +206,9 @@ SCENARIOS = (
     ),
     Scenario(
         "return",
-        "Four equal servers and a campaign of 90,000; after 5 s one goes down for 5 s, and comes back cold: it "
-        "takes one connection more each second. Connections above the ramp (20 s, from when the broker learns of "
-        "the return), and connections that it had to turn away.",
+        "Four equal servers and a campaign of 90,000; after 5 s one goes down for 5 s, and comes back "
+        "cold: it takes one connection more each second. Connections above the ramp (20 s, from when the "
+        "broker learns of the return), and connections that it had to turn away.",
         (
             Column("back", "noticed after, s", 1),
             Column("over", "connections over the ramp"),
@@ -221,8 +222,8 @@ SCENARIOS = (
     ),
     Scenario(
         "restart",
-        "Four equal servers and a campaign of 40,000; after 10 s the broker is killed and started again 2 s "
-        "later. The oracle's run is one to which nothing happens.",
+        "Four equal servers and a campaign of 40,000; after 10 s the broker is killed and started again 2 "
+        "s later. The oracle's run is one to which nothing happens.",
         (
             Column("lost", "lost"),
             Column("copies", "copies"),

@@ -58,7 +58,9 @@ def test_load_adds_only_what_the_broker_cannot_know() -> None:
     w.external = 4
     assert load(w) == 7
     w.busy, w.in_flight_at_report = 1, 3
-    assert load(w) == 3 + 2  # batches that wait inside the worker don't hide what others use
+    assert load(w) == 3 + 4  # batches that wait inside the worker don't hide what others use
+    w.busy, w.in_flight_at_report = 5, 3
+    assert load(w) == 3 + 2 + 4
 
 
 def test_a_heartbeat_older_than_a_dispatch_does_not_count_twice() -> None:

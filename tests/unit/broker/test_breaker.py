@@ -45,12 +45,23 @@ def test_at_a_cold_start_there_is_no_ramp() -> None:
 
 
 def test_throttling_pauses_longer_until_the_server_takes_something() -> None:
+    def throttled(breaker: Breaker, at: float, *, sent: bool = False, last: bool = False) -> float:
+        return breaker.throttled(at, at, most, sent=sent, last=last)
+
     breaker = Breaker()
-    waits = [breaker.throttled(0.0, most, sent=False) for _ in range(12)]
+    waits = [throttled(breaker, n) for n in range(12)]
     assert waits[:4] == [0.05, 0.1, 0.2, 0.4]
-    assert waits[-1] == 30.0
+    assert waits[-1] == 1.0
     assert not breaker.is_open
-    assert breaker.throttled(0.0, most, sent=True) == 0.05
+    assert throttled(breaker, 20, last=True) == 30.0
+    assert throttled(breaker, 21, sent=True) == 0.05
+
+
+def test_what_was_under_way_when_a_pause_began_does_not_lengthen_it() -> None:
+    breaker = Breaker()
+    waits = [breaker.throttled(0.0, 1.0 + n / 100, most, sent=False, last=False) for n in range(20)]
+    assert waits == [0.05] + 19 * [0.0]
+    assert breaker.paused_until == 1.05
 
 
 def test_the_failure_rate_follows_and_fades() -> None:
