@@ -28,7 +28,7 @@ def put_back(state: State, campaign: Campaign, message: Message, failed: Worker 
     if failed is not None:
         message.tried |= {failed.name}
         message.untried_until = now.mono + LOOK_FOR_ANOTHER_S
-    ready.put_back(campaign, message)
+    ready.put_back(state, campaign, message)
     state.awake[campaign.number] = campaign
 
 

@@ -59,6 +59,8 @@ class Groups:
     by_mx: list[tuple[str, Group]] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
     """Domains that are being looked up."""
+    to_ask: list[str] = field(default_factory=list)
+    """Those of them that nobody has been told to look up yet."""
 
     def add(self, group: Group) -> None:
         self.all.append(group)
@@ -69,6 +71,12 @@ class Groups:
     def is_unknown(self, domain: str) -> bool:
         """Its mail exchanger has to be looked up first."""
         return bool(self.by_mx) and domain not in self.by_domain
+
+    def ask(self, domain: str) -> None:
+        """Its mail exchanger is wanted."""
+        if domain not in self.asked:
+            self.asked.add(domain)
+            self.to_ask.append(domain)
 
     def resolved(self, domain: str, exchanger: str) -> Group | None:
         """The answer to a look-up; `exchanger`: a host's name, empty where there is none."""

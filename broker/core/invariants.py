@@ -50,7 +50,8 @@ def violations(state: State) -> list[str]:
         flying = [b for b in state.batches.values() if b.group is group]
         if (lanes, len(flying)) != (group.waiting, group.in_flight):
             found.append(f"group {group.name}: {lanes} wait, {len(flying)} batches, counted otherwise")
-        if 0 < group.settings.connections < len(flying):
+        made_here = [b for b in flying if b.made_at >= 0]
+        if 0 < group.settings.connections < len(made_here):
             found.append(f"group {group.name}: {len(flying)} batches, more than its connections")
     assert Stored.QUEUED not in {s for c in state.campaigns.values() for s in c.counts}
     return found

@@ -44,6 +44,8 @@ def reads(state: State, now: Now) -> list[Command]:
             ranges = [(stripe.read_upto, stripe.upto) for stripe in unread]
             out.append(ReadFresh(campaign.number, ranges, max(1, rows // len(unread))))
     state.awake.clear()
+    out.extend(ResolveMx(domain) for domain in state.groups.to_ask)
+    state.groups.to_ask.clear()
     return out
 
 
@@ -126,7 +128,7 @@ def _take_in(state: State, campaign: Campaign, messages: list[Message], now: Now
         messages, rows = _put_off(state, campaign, messages, now)
         if rows:
             out.append(Persist((SetMessages(rows), SetCampaign.of(campaign))))
-    out.extend(ResolveMx(domain) for domain in ready.put(state, campaign, messages))
+    ready.put(state, campaign, messages)
     return out
 
 

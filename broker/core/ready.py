@@ -7,41 +7,45 @@ from broker.core.groups import Group, domain_of, spread
 from broker.core.state import Campaign, Message, State
 
 
-def put(state: State, campaign: Campaign, messages: Iterable[Message]) -> list[str]:
-    """Messages that come from the journal, spread by their domains. Gives domains to look up."""
+def put(state: State, campaign: Campaign, messages: Iterable[Message]) -> None:
+    """Messages that come from the journal, spread by their domains."""
     plain: list[Message] = []
-    retries: list[Message] = []
-    unknown: list[str] = []
-    groups = state.groups
     for message in messages:
-        if groups.all and message.group is None:
-            domain = domain_of(message.address)
-            if groups.is_unknown(domain):
-                campaign.unresolved.setdefault(domain, []).append(message)
-                if domain not in groups.asked:
-                    groups.asked.add(domain)
-                    unknown.append(domain)
-                continue
-            message.group = groups.by_domain.get(domain)
-        if message.group is not None:
-            to_lane(campaign, message, message.group)
-        elif message.tried:
-            retries.append(message)
+        if _has_place(state, campaign, message):
+            continue
+        if message.tried:
+            campaign.again.append(message)
         else:
             plain.append(message)
     campaign.ready.extend(spread(plain))
-    campaign.again.extend(retries)
-    return unknown
 
 
-def put_back(campaign: Campaign, message: Message) -> None:
+def put_back(state: State, campaign: Campaign, message: Message) -> None:
     """A message that was given out and not tried."""
-    if message.group is not None:
-        to_lane(campaign, message, message.group, front=not message.tried)
-    elif message.tried:
+    if _has_place(state, campaign, message, front=not message.tried):
+        return
+    if message.tried:
         campaign.again.append(message)
     else:
         campaign.ready.appendleft(message)
+
+
+def _has_place(state: State, campaign: Campaign, message: Message, *, front: bool = False) -> bool:
+    """Puts it where its domain's limits are kept, or where it waits to know its domain's mail exchanger."""
+    groups = state.groups
+    if not groups.all:
+        return False
+    if message.group is None:
+        domain = domain_of(message.address)
+        if groups.is_unknown(domain):
+            campaign.unresolved.setdefault(domain, []).append(message)
+            groups.ask(domain)
+            return True
+        message.group = groups.by_domain.get(domain)
+    if message.group is None:
+        return False
+    to_lane(campaign, message, message.group, front=front)
+    return True
 
 
 def to_lane(campaign: Campaign, message: Message, group: Group, *, front: bool = False) -> None:

@@ -16,6 +16,7 @@ from broker.core.commands import (
     ToWorker,
 )
 from broker.core.events import FromWorker, HeldRead, SendFailed, WorkerStored
+from broker.core.groups import domain_of
 from broker.core.late import history
 from broker.core.state import Batch, Campaign, Message, State, Stored, index_of, message_id
 from broker.core.worker_state import Worker
@@ -132,10 +133,15 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
             if row.state not in (Stored.QUEUED, Stored.DEFERRED):
                 continue
             if batch is None:
-                batch = Batch(held.batch, worker, campaign, {})
+                # What it took of rates was counted before the restart: nothing comes back of it.
+                batch = Batch(held.batch, worker, campaign, {}, made_at=float("-inf"))
             message = Message(row.id, row.address, row.values, row.attempts, earlier=history(row))
             message.retry = row.state == Stored.DEFERRED
             message.batch = held.batch
+            message.group = state.groups.by_domain.get(domain_of(message.address))
+            if message.group is not None and batch.group is None:
+                batch.group = message.group
+                message.group.in_flight += 1
             batch.messages[row.id] = state.live[row.id] = message
             campaign.in_flight += 1
             campaign.in_flight_retries += message.retry
