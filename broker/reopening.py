@@ -7,7 +7,6 @@ from broker.core.events import Event, Reopened
 from broker.core.state import Campaign, Phase, Stored
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal
-from evenpost.runtime.clock import now
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -24,12 +23,15 @@ class Reopening:
         queue: GroupCommit,
         raise_event: Callable[[Event], None],
         refuse: Callable[[wire.Error], None],
+        wall: Callable[[], int],
     ) -> None:
+        """`wall`: the time (ms since the epoch)."""
         self._command = command
         self._journal = journal
         self._queue = queue
         self._raise = raise_event
         self._refuse = refuse
+        self._wall = wall
         self._changed: dict[Stored, int] = {}
 
     def start(self) -> None:
@@ -55,7 +57,7 @@ class Reopening:
         def run() -> dict[Stored, int]:
             if campaign.closed_as is not None:
                 self._journal.end_open_rows(campaign.number, index, upto, campaign.closed_as)
-            return self._journal.restate(campaign.number, index, upto, self._command.states, now().wall)
+            return self._journal.restate(campaign.number, index, upto, self._command.states, self._wall())
 
         def done(changed: dict[Stored, int]) -> None:
             for stored, count in changed.items():

@@ -39,7 +39,6 @@ from broker.core.events import (
     FromClient,
     FromWorker,
     MxFound,
-    QuotaStored,
     SendFailed,
     Tick,
 )
@@ -286,11 +285,8 @@ class Broker:
                     assert_never(command)
 
     def _persist(self, command: Persist) -> None:
-        self._queue.write(
-            command.changes,
-            lambda: self._execute(command.then),
-            urgent=not all(map(_can_wait, command.then)),
-        )
+        done = partial(self._execute, command.then)
+        self._queue.write(command.changes, done, urgent=not command.can_wait)
 
     def _send(self, router: zmq.Socket[bytes], peer: bytes, frames: list[bytes]) -> bool:
         """False where the peer has gone or doesn't read."""
@@ -323,7 +319,7 @@ class Broker:
         def refuse(error: wire.Error) -> None:
             self._reply(command.peer, command.request, error)
 
-        Reopening(command, self._journal, self._queue, self._handle, refuse).start()
+        Reopening(command, self._journal, self._queue, self._handle, refuse, lambda: now().wall).start()
 
 
 def mx_lookups(
@@ -335,14 +331,3 @@ def mx_lookups(
     from broker.mx import MxLookups
 
     return MxLookups(wake, found, resolver=settings.dns_resolver)
-
-
-def _can_wait(then: Reply | ToWorker | Raise) -> bool:
-    """A worker doesn't wait for the confirmation of its outcomes, nor a rate for its allowance, which is told
-    of early; everyone else waits for an answer."""
-    match then:
-        case ToWorker(_, message):
-            return message.TYPE is wire.Type.OUTCOMES_COMMITTED
-        case Raise(event):
-            return isinstance(event, QuotaStored)
-    return False

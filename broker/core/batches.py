@@ -75,16 +75,16 @@ def judge(state: State, batch: Batch, now: Now) -> list[Command]:
     return []
 
 
-def refund(batch: Batch, messages: int, now: Now) -> None:
+def refund(state: State, batch: Batch, messages: int, now: Now) -> None:
     """So many of a batch's messages were never begun: they used nothing of any rate."""
     for bucket in quotas.of(batch.worker, batch.campaign, batch.group):
         if messages:
-            bucket.refund(now.mono, messages, batch.made_at)
+            state.quotas.refund(bucket, now.mono, messages, batch.made_at)
 
 
 def give_back(state: State, batch: Batch, now: Now) -> list[Command]:
     """A batch that has left its worker: what has no outcome was never begun."""
-    refund(batch, len(batch.messages), now)
+    refund(state, batch, len(batch.messages), now)
     for message in batch.messages.values():
         leave(batch.campaign, message)
         put_back(state, batch.campaign, message, None, now)

@@ -116,7 +116,9 @@ class Breaker:
         if self.returned_at is None:
             return 1.0
         since = now - self.returned_at
-        if since >= slow_start_s:
+        return since / slow_start_s if since < slow_start_s else 1.0
+
+    def end_ramp(self, now: float, slow_start_s: float) -> None:
+        """To be called now and then, once whoever asked for `ramp` has seen its end."""
+        if self.ramp(now, slow_start_s) >= 1.0:
             self.returned_at = None
-            return 1.0
-        return since / slow_start_s

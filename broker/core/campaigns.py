@@ -53,6 +53,9 @@ def opened(state: State, event: SubmissionOpened, now: Now) -> list[Command]:
                 "another list, template or options: choose another id for this one"
             )
             return [refuse(event.peer, event.request, Code.CONFLICT, text)]
+        if campaign.phase is Phase.CANCELLED and not campaign.marks:
+            text = f"campaign {campaign.id} was cancelled before all its recipients came: choose another id"
+            return [refuse(event.peer, event.request, Code.WRONG_STATE, text)]
         committed = campaign.phase is not Phase.OPEN
         known = wire.CampaignOpen(campaign.id, campaign.chunks, campaign.total, committed)
         # Behind everything that is being written: "stored" has to be true when the client reads it.

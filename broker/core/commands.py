@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from broker.core.buckets import StoredBucket
-from broker.core.events import Event
+from broker.core.events import Event, QuotaStored
 from broker.core.state import Campaign, Stored
 from broker.core.worker_state import Worker
 from evenpost.wire import messages as wire
@@ -165,6 +165,17 @@ class Persist:
 
     changes: tuple[Change, ...]
     then: tuple["Reply | ToWorker | Raise", ...] = ()
+
+    @property
+    def can_wait(self) -> bool:
+        """A worker doesn't wait for the confirmation of its outcomes, nor a rate for its allowance, which is
+        told of early; everyone else waits for an answer."""
+        return all(
+            isinstance(then.message, wire.OutcomesCommitted)
+            if isinstance(then, ToWorker)
+            else isinstance(then, Raise) and isinstance(then.event, QuotaStored)
+            for then in self.then
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class Dispatcher:
             case Reopened():
                 return campaign_life.reopened(state, event, now)
             case QuotaStored():
-                sending.promised(state, self.balancer, event, now)
+                state.quotas.promised(event.key, event.number)
             case MxFound():
                 reading.mx_found(state, event)
             case Tick():

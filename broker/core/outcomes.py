@@ -125,7 +125,7 @@ def _settle(
         end(state, campaign, message, Stored.SENT)
     elif kind == "not_sent" or (kind == "deferred" and outcome.scope != "recipient"):
         if not outcome.code:
-            batches.refund(batch, 1, now)
+            batches.refund(state, batch, 1, now)
         batches.put_back(state, campaign, message, worker if outcome.scope == "server" else None, now)
     elif (
         kind == "bounced"

@@ -28,6 +28,8 @@ class Quotas:
     rates: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     """Since the last `promises`."""
+    freed: set[str] = field(default_factory=set)
+    """Buckets that may allow more than those who wait for them were told."""
     keys: dict[int, str] = field(default_factory=dict)
     made: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
@@ -54,12 +56,18 @@ class Quotas:
         elif self.rates[key] != rate:
             bucket.change(quotas, now)
             self.used.add(key)  # it may wait for a promise
+            self.freed.add(key)
         self.rates[key] = rate
         return bucket
 
     def take(self, bucket: Bucket, now: float, messages: int) -> None:
         bucket.take(now, messages)
         self.used.add(self.keys[id(bucket)])
+
+    def refund(self, bucket: Bucket, now: float, messages: int, taken_at: float) -> None:
+        """So many that were taken didn't go: whoever else waits for this bucket may go sooner."""
+        bucket.refund(now, messages, taken_at)
+        self.freed.add(self.keys[id(bucket)])
 
     def promises(self, now: Now) -> Iterable[tuple[str, StoredBucket]]:
         """What the journal has to know before more is granted."""
@@ -69,14 +77,13 @@ class Quotas:
                 yield key, promise
         self.used.clear()
 
-    def promised(self, key: str, number: int) -> Bucket | None:
-        """The journal knows what was promised. The bucket, which may grant more; None where it has gone."""
+    def promised(self, key: str, number: int) -> None:
+        """The journal knows what was promised, to the bucket of that name and number."""
         if self.numbers.get(key) != number:
-            return None
-        bucket = self.buckets[key]
-        bucket.promised()
+            return
+        self.buckets[key].promised()
         self.used.add(key)  # its rate may have changed since
-        return bucket
+        self.freed.add(key)
 
     def drop(self, key: str) -> bool:
         """Whatever it limited has ended. Whether the journal may have it."""
@@ -85,4 +92,5 @@ class Quotas:
             return self.stored.pop(key, None) is not None
         del self.keys[id(bucket)], self.rates[key], self.numbers[key]
         self.used.discard(key)
+        self.freed.discard(key)
         return True

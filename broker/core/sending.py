@@ -35,11 +35,7 @@ def dispatch(state: State, balancer: Balancer, now: Now) -> list[Command]:
     """Gives out batches as long as there is both a message that may go and a worker that is free."""
     if state.recovering_until is not None:
         return []
-    balancer.refresh(now.mono)
-    while state.sleeping and state.sleeping[0][0] <= now.mono:
-        awake = heapq.heappop(state.sleeping)[2]
-        if awake.waiting:
-            state.turns.add(awake)
+    _wake(state, balancer, now)
     out: list[Command] = []
     full: set[Pools] = set()
     for priority in range(PRIORITIES - 1, -1, -1):
@@ -238,15 +234,25 @@ def promises(state: State, now: Now) -> list[Command]:
     ]
 
 
-def promised(state: State, balancer: Balancer, event: QuotaStored, now: Now) -> None:
-    """The journal knows: more may be granted."""
-    bucket = state.quotas.promised(event.key, event.number)
-    if bucket is None:
+def _wake(state: State, balancer: Balancer, now: Now) -> None:
+    """Whoever waited for time or for a rate and may go now."""
+    balancer.refresh(now.mono)
+    while state.sleeping and state.sleeping[0][0] <= now.mono:
+        awake = heapq.heappop(state.sleeping)[2]
+        if awake.waiting:
+            state.turns.add(awake)
+    if not state.quotas.freed:
         return
+    freed = {id(state.quotas.buckets[key]) for key in state.quotas.freed}
+    state.quotas.freed.clear()
     for worker in state.workers.values():
-        if worker.bucket is bucket:
+        if id(worker.bucket) in freed:
             balancer.update(worker, now.mono)
-    state.awake.update(state.campaigns)
+    for campaign in state.campaigns.values():
+        if campaign.waiting:
+            groups = campaign.lanes
+            if id(campaign.bucket) in freed or any(id(group.bucket) in freed for group in groups):
+                state.turns.add(campaign)
 
 
 def next_at(state: State, balancer: Balancer) -> float:

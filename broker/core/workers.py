@@ -242,6 +242,7 @@ def check(state: State, balancer: Balancer, now: Now) -> list[Command]:
         # Keys that change with time alone, or with the mean of the others.
         if worker.connected and (worker.breaker.is_changing(now.mono) or not worker.seconds_a_message):
             balancer.update(worker, now.mono)
+            worker.breaker.end_ramp(now.mono, settings.slow_start_s)
     return out
 
 

@@ -234,9 +234,9 @@ class SqliteJournal(Reads):
         self.apply(())
         self._set_campaigns()
         self._write(
-            "UPDATE campaign SET recount = 1, finished_at = 0, closed_as = NULL, phase = ?"
-            " WHERE number = ? AND phase <> ?",
-            (int(Phase.ACTIVE), campaign, int(Phase.PAUSED)),
+            "UPDATE campaign SET recount = 1, finished_at = 0, closed_as = NULL,"
+            " phase = CASE phase WHEN ?1 THEN ?1 ELSE ?2 END WHERE number = ?3",
+            (int(Phase.PAUSED), int(Phase.ACTIVE), campaign),
         )
 
     def restate(

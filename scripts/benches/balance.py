@@ -3,8 +3,8 @@
 import os
 import time
 
-from scripts.benches.paced_sink import paced_sinks
-from scripts.benches.processes import cluster, newsletter
+from scripts.benches.paced_sink import PacedSink, paced_sinks
+from scripts.benches.processes import Process, cluster, newsletter
 from scripts.benches.table import Bar, Result
 
 CONNECTIONS = 20
@@ -25,7 +25,7 @@ def measure(messages: int) -> Result:
         for name in names:  # all of the list is in the journal before the first message leaves
             made.client.drain(name)
         receipt = made.client.submit(newsletter(messages))
-        processes = [made.broker, *made.workers, *sinks]
+        processes: list[Process | PacedSink] = [made.broker, *made.workers, *sinks]
         cpu = sum(process.cpu_s for process in processes)
         began = time.monotonic()
         for name in names:
@@ -61,8 +61,8 @@ def measure(messages: int) -> Result:
         },
         [Bar("makespan / ideal", makespan_s / ideal_s, 1.10, False)],
         [
-            f"Makespan {makespan_s:.2f} s, ideal {ideal_s:.2f} s; the first server was done {tail_s:.2f} s before "
-            "the last.",
+            f"Makespan {makespan_s:.2f} s, ideal {ideal_s:.2f} s; "
+            f"the first server was done {tail_s:.2f} s before the last.",
             f"All processes together used {cores:.0%} of this machine's CPU.",
         ],
     )

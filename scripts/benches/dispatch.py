@@ -8,7 +8,7 @@ from broker.core.dispatcher import Dispatcher
 from broker.core.settings import Settings
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
-from scripts.benches.table import Result
+from scripts.benches.table import Bar, Result
 
 BATCH = 50
 
@@ -18,13 +18,14 @@ def measure(messages: int) -> Result:
 
     No sockets, no journal. Batches of 50, every worker with 20 connections.
     """
-    rows = []
-    figures: dict[str, object] = {"messages": messages}
-    for count in (10, 100, 1_000):
-        us = _run(messages, count)
-        rows.append([f"{count:,} workers", us])
-        figures[f"us_{count}"] = us
-    return Result("dispatch", ["", "us a message"], rows, figures)
+    times = {count: _run(messages, count) for count in (10, 100, 1_000)}
+    rows = [[f"{count:,} workers", us] for count, us in times.items()]
+    figures: dict[str, object] = {"messages": messages, **{f"us_{count}": us for count, us in times.items()}}
+    bars = [
+        Bar("us a message, 1,000 workers", times[1_000], 4, False),
+        Bar("1,000 workers / 10 workers", times[1_000] / times[10], 1.3, False),
+    ]
+    return Result("dispatch", ["", "us a message"], rows, figures, bars)
 
 
 def _run(messages: int, workers: int) -> float:

@@ -1,12 +1,14 @@
 """How long a single message takes: from the call that submits it to the server's 250."""
 
+import os
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 
 from scripts.benches.paced_sink import STAMPED_DOMAIN, PacedSink, paced_sinks
-from scripts.benches.processes import Cluster, cluster, newsletter
+from scripts.benches.processes import ROOT, Cluster, cluster, newsletter
 from scripts.benches.table import Bar, Result
 
 SERVERS, CONNECTIONS = 3, 20
@@ -15,6 +17,7 @@ BULK_SERVICE_S = 0.03
 the limit."""
 _PAUSE_S = (0.02, 0.06)
 """Between two single messages, at random: nothing falls in step with a tick of the broker."""
+_FLUSHES = 100
 
 
 def measure(samples: int) -> Result:
@@ -48,7 +51,8 @@ def measure(samples: int) -> Result:
         made.client.cancel(receipt.campaign)
     rows.append(_row(figures, "bulk: call to 250", "bulk", bulk_ms))
     rows.append(_row(figures, "bulk: call to its return", "bulk_call", calls_ms))
-    figures |= {"bulk_per_s": rate, "bulk_busy": busy, "broker_cpu_ms": broker_ms}
+    flush_ms = _disk_flush_ms()
+    figures |= {"flush_ms": flush_ms, "bulk_per_s": rate, "bulk_busy": busy, "broker_cpu_ms": broker_ms}
     return Result(
         "latency",
         ["ms", "p50", "p90", "p99", "most"],
@@ -61,6 +65,7 @@ def measure(samples: int) -> Result:
         ],
         [
             f"{samples} single messages each; one costs the broker {broker_ms:.1f} ms of CPU.",
+            f"A bare flush of 8 KB takes this disk {flush_ms:.1f} ms (median of {_FLUSHES}): a floor.",
             f"Bulk: {rate:,.0f} messages/s kept {busy:.0%} of all connections busy.",
         ],
     )
@@ -76,17 +81,34 @@ def _singles(
         address = f"{prefix}{number}@{STAMPED_DOMAIN}"
         began[address] = time.monotonic()
         made.client.send(
-            to=address, sender="a@example.com", subject="Your code", text="It is {{ code }}.", values={"code": 7}
+            to=address,
+            sender="a@example.com",
+            subject="Your code",
+            text="It is {{ code }}.",
+            values={"code": 7},
         )
         calls.append((time.monotonic() - began[address]) * 1e3)
         time.sleep(random.uniform(*_PAUSE_S))  # noqa: S311  # not a secret
     end = time.monotonic() + 30
     while True:
-        stamps = {address: at for sink in sinks for address, at in sink.seen().stamps.items()}
+        stamps = {address: at for sink in sinks for address, (_, at) in sink.seen().stamps.items()}
         if began.keys() <= stamps.keys():
             return calls, [(stamps[address] - at) * 1e3 for address, at in began.items()]
         assert time.monotonic() < end, f"{len(began.keys() - stamps.keys())} single messages didn't arrive"
         time.sleep(0.05)
+
+
+def _disk_flush_ms() -> float:
+    """What the disk under the journal takes for one small flush, just now."""
+    times = []
+    with tempfile.NamedTemporaryFile(dir=ROOT, prefix=".bench-") as file:
+        for _ in range(_FLUSHES):
+            os.write(file.fileno(), bytes(8_192))
+            began = time.monotonic()
+            os.fdatasync(file.fileno())
+            times.append((time.monotonic() - began) * 1e3)
+            time.sleep(_PAUSE_S[0])
+    return statistics.median(times)
 
 
 def _row(figures: dict[str, object], title: str, name: str, values: list[float]) -> list[object]:

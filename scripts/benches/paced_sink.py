@@ -19,7 +19,7 @@ from typing import cast
 from scripts.benches.processes import ROOT, cpu_s
 
 STAMPED_DOMAIN = "stamped.example"
-"""For recipients in this domain the sink keeps when it said 250."""
+"""For recipients in this domain the sink keeps when it read RCPT and when it said 250 to the message."""
 _STAMPED = f"@{STAMPED_DOMAIN}>".encode()
 _OK = b"250 2.0.0 Ok\r\n"
 _EHLO = b"250-sink.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
@@ -32,8 +32,8 @@ class Seen:
     """All messages' time from the final dot to the 250, as measured."""
     last_at: float = 0.0
     """The last 250. All times are of CLOCK_MONOTONIC, which all processes of a machine share."""
-    stamps: dict[str, float] = field(default_factory=dict)
-    """The 250 to each recipient in STAMPED_DOMAIN."""
+    stamps: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Of each recipient in STAMPED_DOMAIN: its RCPT and the 250 to its message."""
 
 
 class _Connection(asyncio.Protocol):
@@ -46,6 +46,7 @@ class _Connection(asyncio.Protocol):
         self._in_data = False
         self._busy = False
         self._recipient = b""
+        self._recipient_at = 0.0
         self._late_s = 0.0
         """What the timer has been late so far: the next message gets it back, so that the mean is exact."""
 
@@ -68,16 +69,18 @@ class _Connection(asyncio.Protocol):
             self._out.clear()
 
     def _command(self) -> bool:
-        line, end, rest = self._buffer.partition(b"\r\n")
-        if not end:
+        end = self._buffer.find(b"\r\n")
+        if end < 0:
             return False
-        self._buffer = rest
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
         verb = line[:4].upper()
         if verb == b"RCPT":
             self._recipient = line[line.index(b"<") + 1 :] if _STAMPED in line else b""
+            self._recipient_at = time.monotonic()
         self._in_data = verb == b"DATA"
         answers = {b"DATA": b"354 Go on\r\n", b"EHLO": _EHLO, b"QUIT": b"221 2.0.0 Bye\r\n"}
-        self._out.append(answers.get(bytes(verb), _OK))
+        self._out.append(answers.get(verb, _OK))
         return True
 
     def _message(self) -> bool:
@@ -110,7 +113,7 @@ class _Connection(asyncio.Protocol):
         seen.service_s += now - began_at
         seen.last_at = now
         if self._recipient:
-            seen.stamps[self._recipient.partition(b">")[0].decode()] = now
+            seen.stamps[self._recipient.partition(b">")[0].decode()] = (self._recipient_at, now)
 
 
 class PacedSink:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from broker.core.commands import AddCampaign, AddRecipients, SetCampaign
-from broker.core.state import Campaign, Phase, message_id
+from broker.core.state import Campaign, Phase
 from broker.journal.sqlite import SqliteJournal
 from evenpost.wire.messages import Options, Recipient
 from scripts.benches.processes import ROOT
@@ -51,8 +51,7 @@ def measure(messages: int) -> Result:
 
 
 def _fill(journal: SqliteJournal, number: int, total: int) -> None:
-    first = message_id(number, 0) - 1
-    campaign = Campaign(number, f"c{number}", f"s{number}", b"", b"", Options(), 0, 0, low_water=first)
+    campaign = Campaign(number, f"c{number}", f"s{number}", b"", b"", Options(), 0, 0)
     journal.apply([AddCampaign(campaign)])
     for start in range(0, total, _CHUNK):
         rows = [Recipient(_address(n), b"\x91\xa4Anna") for n in range(start, min(start + _CHUNK, total))]

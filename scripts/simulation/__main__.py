@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
+from scripts.simulation.compare.command import compare
 from scripts.simulation.sweep import History, JournalKind, run, sweep
 
 SHOWN_MAX = 5
@@ -98,6 +99,9 @@ def run_command(seed: int, verbose: bool, journal: JournalKind, as_json: bool) -
             f"{history.virtual_s:.1f} s"
         )
     sys.exit(1 if history.violation else 0)
+
+
+simulate.add_command(compare)
 
 
 def _shown(histories: Iterator[History], seeds: int) -> Iterator[History]:

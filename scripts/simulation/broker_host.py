@@ -3,15 +3,13 @@ journal whose commits take their time."""
 
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, assert_never
 
 from broker.core.balancer import Balancer
 from broker.core.commands import (
-    Change,
     Command,
     Log,
     LookUp,
@@ -32,7 +30,6 @@ from broker.core.events import Event, FromClient, FromWorker, MxFound, SendFaile
 from broker.core.settings import Settings
 from broker.core.state import Campaign
 from broker.journal.answers import answer
-from broker.journal.group_commit import PATIENCE_S
 from broker.journal.store import Journal
 from broker.opening import fingerprint_of
 from broker.reopening import Reopening
@@ -41,6 +38,7 @@ from evenpost.runtime.clock import Now
 from evenpost.wire import codec, messages
 from evenpost.wire.messages import BatchItem, Message
 from scripts.simulation.clock import Clock, Host
+from scripts.simulation.commit_queue import Queue
 from scripts.simulation.disk import Disk
 from scripts.simulation.network import Listener, Network
 from scripts.simulation.watch import Watch
@@ -104,7 +102,7 @@ class BrokerHost:
     def start(self) -> None:
         self.host.start()
         self.starts += 1
-        self.journal = self.disk.open(self.host)
+        self.journal = self.disk.open()
         self.queue = Queue(self.journal, self.host, self._rng, self.settings.flush_s, self._idle)
         more: dict[str, Any] = {}
         if self._balancers is not None:
@@ -239,16 +237,15 @@ class BrokerHost:
             self.handle(SendFailed(command.peer, command.batch))
 
     def _persist(self, command: Persist) -> None:
-        confirms = (isinstance(c, ToWorker) and isinstance(c.message, messages.OutcomesCommitted)
-                    for c in command.then)  # fmt: skip
-        self.queue.write(command.changes, lambda: self.execute(command.then), urgent=not all(confirms))
+        done = partial(self.execute, command.then)
+        self.queue.write(command.changes, done, urgent=not command.can_wait)
 
     def _reopen(self, command: Reopen) -> None:
         def refuse(error: messages.Error) -> None:
             self.clients.send(command.peer, command.request, error)
 
         # It only wants a journal and its queue.
-        Reopening(command, self.journal, self.queue, self.handle, refuse).start()  # type: ignore[arg-type]
+        Reopening(command, self.journal, self.queue, self.handle, refuse, self.host.wall).start()  # type: ignore[arg-type]
 
 
 class _WorkerSocket:
@@ -274,99 +271,3 @@ class _ClientSocket:
             self._broker.open_campaign(peer, request, message)
         else:
             self._broker.handle(FromClient(peer, request, message))
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    run: Callable[[], Any]
-    done: Callable[[Any], None]
-    writes: bool
-    urgent: bool
-
-
-class Queue:
-    """broker.journal.group_commit.GroupCommit without its thread: reads and writes in the order in which they
-    were asked for, what is written answered after the flush, many writes in one."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        host: Host,
-        rng: random.Random,
-        flush_s: tuple[float, float],
-        idle: Callable[[], None],
-    ) -> None:
-        self._journal = journal
-        self._host = host
-        self._rng = rng
-        self._flush_s = flush_s
-        self._on_idle = idle
-        self._jobs: deque[_Job] = deque()
-        self._uncommitted: list[tuple[Callable[[Any], None], Any]] = []
-        self._committing = False
-        self._flush_at = math.inf
-        self._step_due = False
-
-    @property
-    def idle(self) -> bool:
-        return not self._jobs and not self._committing and self._flush_at == math.inf
-
-    def write(self, changes: Sequence[Change], done: Callable[[], None], *, urgent: bool = True) -> None:
-        self._add(_Job(lambda: self._journal.apply(changes), lambda _: done(), True, urgent))
-
-    def write_call(self, run: Callable[[], Any], done: Callable[[Any], None], _: int) -> None:
-        self._add(_Job(run, done, True, True))
-
-    def read(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        self._add(_Job(run, done, False, False))
-
-    def _add(self, job: _Job) -> None:
-        self._jobs.append(job)
-        self._step_soon()
-
-    def _step_soon(self) -> None:
-        if not self._step_due:
-            self._step_due = True
-            self._host.after(0.0, self._step)
-
-    def _step(self) -> None:
-        self._step_due = False
-        if self._committing:
-            return
-        mono = self._host.mono()
-        while self._jobs:
-            job = self._jobs.popleft()
-            result = job.run()
-            if not job.writes:
-                job.done(result)
-                continue
-            self._uncommitted.append((job.done, result))
-            self._flush_at = min(self._flush_at, mono if job.urgent else mono + PATIENCE_S)
-        if self._flush_at <= mono:
-            self._flush_at = math.inf
-            self._committing = True
-            self._host.after(self._rng.uniform(*self._flush_s), self._committed)
-        elif self._flush_at < math.inf:
-            self._host.at_mono(self._flush_at, self._step_soon)
-
-    def _committed(self) -> None:
-        self._journal.commit()
-        self._committing = False
-        finished, self._uncommitted = self._uncommitted, []
-        for done, result in finished:
-            done(result)
-        self._step()
-        if self.idle:
-            self._on_idle()
-
-    def finish(self) -> None:
-        """Everything is written and answered, at once."""
-        while self._jobs or self._uncommitted:
-            while self._jobs:
-                job = self._jobs.popleft()
-                self._uncommitted.append((job.done, job.run())) if job.writes else job.done(job.run())
-            self._journal.commit()
-            self._committing = False
-            finished, self._uncommitted = self._uncommitted, []
-            for done, result in finished:
-                done(result)

@@ -187,9 +187,9 @@ class MemoryJournal:
 
     def reopen(self, campaign: int) -> None:
         row = self._changing[campaign]
-        if row["phase"] != Phase.PAUSED:
-            change = {"recount": True, "finished_at": 0, "closed_as": None, "phase": int(Phase.ACTIVE)}
-            self._put(self._changing, campaign, row | change)
+        phase = row["phase"] if row["phase"] == Phase.PAUSED else int(Phase.ACTIVE)
+        change = {"recount": True, "finished_at": 0, "closed_as": None, "phase": phase}
+        self._put(self._changing, campaign, row | change)
 
     def restate(
         self, campaign: int, index_from: int, index_to: int, states: Sequence[Stored], due_at: int

@@ -207,7 +207,7 @@ class Network:
             self.cut(connection, self.rng.uniform(0, seconds), self.rng.uniform(0, seconds))
 
     def coded(self, message: Message, request: int, accepted: Set[Type]) -> Message:
-        """The message as the other side gets it. Raises WireError where that can't hear what this one says."""
+        """The message as the other side gets it. Raises WireError where that can't hear it."""
         if not self._encodes:
             return message
         return codec.decode(codec.encode(message, request), accepted).message

@@ -1,5 +1,5 @@
-"""The checks can fail: each of these breaks one promise of the core, of a worker or of a disk, and the sweep says
-so, in the right words. What can't be seen to fail proves nothing."""
+"""The checks can fail: each of these breaks one promise of the core, of a worker or of a disk, and the sweep
+says so, in the right words. What can't be seen to fail proves nothing."""
 
 import itertools
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from broker.core.events import Event, Tick
 from broker.core.state import Stored
 from evenpost.runtime.clock import Now
 from scripts.simulation.journal import MemoryJournal
+from scripts.simulation.pool import Pool
 from scripts.simulation.sweep import History, run
 from scripts.simulation.worker_log import WorkerLog
-from worker.concurrency import ConcurrencyLimit
 from worker.lease import Lease
 from worker.session import Session
 
@@ -138,7 +138,9 @@ def test_a_quota_granted_again_by_a_restart_is_caught(monkeypatch: pytest.Monkey
 
 def test_a_worker_that_ignores_its_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "may_begin", lambda self, mono: True)
-    monkeypatch.setattr(Lease, "end", property(lambda self: float("inf"), lambda self, end: None), raising=False)
+    monkeypatch.setattr(
+        Lease, "end", property(lambda self: float("inf"), lambda self, end: None), raising=False
+    )
     caught("can begin it too", "taken from it")
 
 
@@ -148,8 +150,10 @@ def test_a_worker_that_forgets_what_it_began_is_caught(monkeypatch: pytest.Monke
 
 
 def test_a_worker_above_its_limit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConcurrencyLimit, "limit", property(lambda self: self._max + 1))
-    caught("connections, at most", "at once")
+    """It dials for each batch, and miscounts what it has."""
+    monkeypatch.setattr(Pool, "idle", lambda self: None)
+    monkeypatch.setattr(Pool, "open", property(lambda self: max(0, len(self.connections) - 2)))
+    caught("connections, at most")
 
 
 def test_a_disk_that_lies_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

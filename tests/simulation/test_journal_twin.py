@@ -1,4 +1,4 @@
-"""The journal in memory and the one that ships answer alike, whatever is written and wherever it is cut short."""
+"""The journal in memory and the one that ships answer alike, whatever is written and wherever it is cut."""
 
 import random
 from pathlib import Path

@@ -41,14 +41,14 @@ class Contender(Balancer):
     def has_room(self, tag: Tag, urgent: bool) -> bool:
         return bool(self._here) and (self._outstanding is None or self._out < self._outstanding * self._room)
 
-    def is_eligible(self, worker: Worker) -> bool:
+    def is_eligible(self, worker: Worker, now: float) -> bool:
         return worker.welcomed and worker.state == "ready"
 
     def update(self, worker: Worker, now: float) -> None:
         worker.version += 1
         self._out += worker.in_flight - self._in_flight.get(worker.name, 0)
         self._in_flight[worker.name] = worker.in_flight
-        if self.is_eligible(worker):
+        if self.is_eligible(worker, now):
             self._here[worker.name] = worker
         else:
             self._here.pop(worker.name, None)
@@ -142,8 +142,11 @@ class Sessions(Contender):
         self._busy: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
 
-    def is_eligible(self, worker: Worker) -> bool:
-        return super().is_eligible(worker) and not worker.breaker.is_open
+    def is_eligible(self, worker: Worker, now: float) -> bool:
+        """The engine's breaker stands for its health check: down, it gets one message at a time, for proof."""
+        breaker = worker.breaker
+        is_well = not breaker.is_open or (breaker.lets_probe(now) and not worker.batches)
+        return is_well and super().is_eligible(worker, now)
 
     def has_room(self, tag: Tag, urgent: bool) -> bool:
         return bool(self._idle) or any(self._may_open(worker) for worker in self._here.values())
@@ -152,12 +155,9 @@ class Sessions(Contender):
         was_here = worker.name in self._here
         super().update(worker, now)
         name = worker.name
-        if breaker_until := worker.breaker.open_until if worker.breaker.is_open else 0.0:
-            if breaker_until <= now and not worker.batches:
-                worker.breaker.reset()  # its health check finds out, one message later, how it is
-                super().update(worker, now)
-            else:
-                self._wait(worker, max(breaker_until, now + 0.1))
+        breaker = worker.breaker
+        if breaker.is_open and not breaker.lets_probe(now):
+            self._wait(worker, breaker.open_until, now)
         if was_here and name not in self._here:  # its sessions are gone
             self._idle = deque(free for free in self._idle if free != name)
             self._sessions[name] = self._busy[name] = 0
@@ -167,7 +167,8 @@ class Sessions(Contender):
                 self._idle.append(name)
 
     def _may_open(self, worker: Worker) -> bool:
-        return self._sessions.get(worker.name, 0) < worker.max_connections
+        most = 1 if worker.breaker.is_open else worker.max_connections
+        return self._sessions.get(worker.name, 0) < most
 
     def _choose(self, workers: list[Worker]) -> Worker | None:
         names = {worker.name: worker for worker in workers}

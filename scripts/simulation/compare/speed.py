@@ -9,6 +9,7 @@ from scripts.simulation.compare import oracle
 from scripts.simulation.compare.lab import CONNECTIONS, START_S, Case, Lab, Run, percentile, sites
 from scripts.simulation.compare.policies import ENGINE
 from scripts.simulation.compare.scenario import Column, Figures, Found, Scenario, at_most
+from scripts.simulation.network import Latency
 
 RATES_S = [0.160, 0.080, 0.040, 0.020]
 """Speeds 1:2:4:8."""
@@ -57,6 +58,8 @@ SHARES = tuple(Column(f"share{n}", f"relay-{n} got", 3) for n in range(1, 5))
 
 LOAD = 0.7
 CAPACITY = sum(CONNECTIONS / mean for mean in RATES_S)
+LAN = Latency(0.0001, 0.00005)
+"""Broker and workers are in one room: what is measured is where messages wait, not how far they travel."""
 WARM_UP_S = 10.0
 MEASURED_S = 60.0
 
@@ -72,7 +75,7 @@ def arrivals(seed: int, until: float, a_second: float) -> list[float]:
 
 
 def poisson(case: Case) -> Run:
-    lab = Lab(case, campaign=False)
+    lab = Lab(case, campaign=False, latency=LAN)
     lab.seen.keep_offers = False
     for mean in RATES_S:
         lab.server(mean, speed=RATES_S[0] / mean)

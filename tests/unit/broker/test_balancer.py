@@ -245,6 +245,9 @@ def test_a_server_that_returns_gets_its_share_little_by_little() -> None:
     bench = Bench(w, slow_start_s=20.0)
     for bench.now, limit in ((100.0, 1), (101.0, 1), (105.0, 5), (110.0, 10), (119.0, 19), (120.0, 20)):
         assert bench.balancer.limit(w, bench.now) == limit
+    w.breaker.end_ramp(119.0, 20.0)
+    assert w.breaker.returned_at == 100.0
+    w.breaker.end_ramp(120.0, 20.0)
     assert w.breaker.returned_at is None
 
 

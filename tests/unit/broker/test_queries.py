@@ -122,7 +122,7 @@ def test_unknown_campaigns_are_refused_in_words(desk: Desk) -> None:
 def retry(desk: Desk, *states: Stored) -> list[Event]:
     events: list[Event] = []
     command = c.Reopen(b"k", 1, "c1", states)
-    Reopening(command, desk.journal, desk.queue, events.append, desk.answers.append).start()
+    Reopening(command, desk.journal, desk.queue, events.append, desk.answers.append, lambda: WALL).start()
     desk.run()
     return events
 

@@ -1,0 +1,56 @@
+"""scripts/bench: each measurement runs, briefly, and reports what it promises. No figure is judged here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.integration.cluster import ROOT
+
+POSTFIX_TOOLS = ("smtp-sink", "smtp-source")
+_TOOL_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/postfix/sbin"])
+
+# The command, its options, and what its figures have beside the name and the machine.
+BENCHES = {
+    "latency": (["--samples", "10"], {"idle_ms", "bulk_ms", "bulk_busy", "flush_ms"}),
+    "balance": (["--messages", "1000"], {"makespan_s", "ideal_s", "ratio", "taken", "cpu"}),
+    "dispatch": (["--messages", "20000"], {"us_10", "us_100", "us_1000"}),
+    "throughput": (["--messages", "500", "--rounds", "1"], {"ratio", "broker_cpu_us", "worker_cpu_us"}),
+    "submit": (["--recipients", "2000"], {"rate", "client_rss_mb"}),
+    "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
+}
+"""All but queue, whose measurement takes ten seconds however few messages it has."""
+NEED_POSTFIX = {"throughput", "submit"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHES)
+def test_it_runs_and_reports(name: str) -> None:
+    if name in NEED_POSTFIX and not all(shutil.which(tool, path=_TOOL_PATH) for tool in POSTFIX_TOOLS):
+        pytest.skip("Postfix's smtp-sink and smtp-source aren't installed")
+    options, expected = BENCHES[name]
+    found = run(name, *options, "--json")
+    assert found["bench"] == name
+    assert expected <= found.keys()
+    for bar in found["bars"]:
+        assert bar.keys() == {"name", "value", "limit", "held"}
+
+
+def test_balance_counts_each_message_once() -> None:
+    found = run("balance", "--messages", "600", "--json")
+    assert sum(found["taken"]) == 600
+    # The sinks kept to their times, and nobody is faster than the ideal.
+    assert [round(s, 2) for s in found["service_s"]] == [0.18, 0.06, 0.02]
+    assert found["makespan_s"] >= found["ideal_s"]
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "scripts.benches", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
