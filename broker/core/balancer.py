@@ -170,8 +170,11 @@ class Balancer:
 
     def has_room(self, tag: Tag, urgent: bool) -> bool:
         """Whether a connection is free for a campaign of this pool."""
-        free = self._connections[tag] - self._used[tag]
+        free = self._free_connections(tag)
         return free > 0 if urgent else free > self.reserve(tag)
+
+    def _free_connections(self, tag: Tag) -> int:
+        return self._connections[tag] - self._used[tag]
 
     def ramp(self, worker: Worker, now: float) -> float:
         """The part of its share that a worker has: less than 1 while it starts slowly."""
@@ -211,15 +214,16 @@ class Balancer:
                 self._wait(worker, breaker.open_until, now)
         if not willing:
             limit = 0
-        self._count(worker, limit)
         if not limit:
+            self._count(worker, 0)
             return
-        if breaker.paused_until > now:
-            self._wait(worker, breaker.paused_until, now)
+        wait_until = self._blocked_until(worker, now)
+        if wait_until > now:
+            # What it may not use now is no free connection for anybody.
+            self._count(worker, min(limit, worker.in_flight))
+            self._wait(worker, wait_until, now)
             return
-        if worker.bucket is not None and not worker.bucket.available(now, 1):
-            self._wait(worker, worker.bucket.next_at(now), now)
-            return
+        self._count(worker, limit)
         if worker.in_flight < limit:
             orders = self._free
         elif not breaker.failures and limit == worker.limit and worker.in_flight < limit + _ahead(limit):
@@ -250,12 +254,21 @@ class Balancer:
             self._used[tag] += after.used
             self._speed[tag] += after.speed
 
+    def _blocked_until(self, worker: Worker, now: float) -> float:
+        """When a pause is over, or its server's rate has a token; `now` or before: at once."""
+        if worker.breaker.paused_until > now:
+            return worker.breaker.paused_until
+        if worker.bucket is None or worker.bucket.available(now, 1):
+            return now
+        return max(worker.bucket.next_at(now), now + WAIT_S_MIN)
+
     def _wait(self, worker: Worker, until: float, now: float) -> None:
         if until == inf:
             return  # for the journal's word on a rate: `update` follows it
-        if until <= now:
-            until = now + WAIT_S_MIN
         heapq.heappush(self._later, (until, worker.number, worker.version, worker))
+        if len(self._later) > 64 + 4 * len(self._sums):
+            self._later = [entry for entry in self._later if entry[2] == entry[3].version]
+            heapq.heapify(self._later)
 
     def refresh(self, now: float) -> None:
         """Time has passed: who was waiting may be ready."""
@@ -294,10 +307,15 @@ class Balancer:
         def fits_beside_reserves(worker: Worker) -> bool:
             return all(self.has_room(tag, False) for tag in worker.pools) and fits(worker)
 
+        def fits_behind_reserves(worker: Worker) -> bool:
+            # What waits in a worker takes the next connection there: while a reserve is in use, that is its.
+            tags = (None, *worker.pools)
+            return all(self._free_connections(tag) >= self.reserve(tag) for tag in tags) and fits(worker)
+
         if self.has_room(tag, urgent):
             found = self._free[tag].first(fits if urgent else fits_beside_reserves)
         if found is None and ahead:
-            found = self._full[tag].first(fits)
+            found = self._full[tag].first(fits if urgent else fits_behind_reserves)
         if found is None:
             return None
         worker, key, runner_up, runner_up_key = found

@@ -1,13 +1,16 @@
 """A batch's end: what it tells of its server, and where messages without an outcome go."""
 
+import itertools
 from typing import Any
 
-from broker.core import campaigns, pacing, quotas, ready
+from broker.core import campaigns, pacing, ready
 from broker.core.commands import Command, Log
 from broker.core.state import Batch, Campaign, Message, State
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 
+WOKEN_MAX = 4
+"""Of the campaigns that wait for one and the same place so many look whether they can have it."""
 LOOK_FOR_ANOTHER_S = 30.0
 """So long a message waits for a worker that hasn't tried it."""
 
@@ -37,47 +40,48 @@ def done(state: State, batch: Batch) -> None:
     worker = batch.worker
     del state.batches[batch.number]
     del worker.batches[batch.number]
-    state.awake.update(state.looking)
-    state.looking.clear()
+    for number in list(itertools.islice(state.looking, WOKEN_MAX)):
+        state.awake[number] = state.looking.pop(number)
     group = batch.group
     if group is not None:
         group.in_flight -= 1
-        state.awake.update(group.blocked)
-        group.blocked.clear()
+        state.awake.update({campaign.number: campaign for campaign in group.wake(WOKEN_MAX)})
     if batch.outcomes:
         seconds = (batch.ended_at - batch.began_at) / 1000
         worker.seconds_a_message = pacing.pace(worker.seconds_a_message, seconds, batch.outcomes)
+        if group is not None:
+            group.seconds_a_message = pacing.pace(group.seconds_a_message, seconds, batch.outcomes)
 
 
 def judge(state: State, batch: Batch, now: Now) -> list[Command]:
     """What the batch tells of its server: whether the breaker opens or closes, or the worker pauses."""
     worker, breaker = batch.worker, batch.worker.breaker
     fields: dict[str, Any] = {"worker": worker.name, "server": worker.server}
-    if batch.sent and breaker.succeeded(now.mono):
+    if batch.answered and breaker.succeeded(now.mono):
         fields["slow_start_s"] = state.settings.slow_start_s
         return [Log("info", "server.returned", fields)]
     fields |= {"batch": batch.number, "reason": worker.reason}
     if batch.failed:
-        wait = breaker.failed(now.mono, state.uniform)
+        wait = breaker.failed(batch.made_at, now.mono, state.uniform)
         fields["failures"] = breaker.failures
         if wait:
             fields["back_off_s"] = round(wait, 1)
         return [Log("warning", "server.failed", fields)]
     if batch.throttled:
-        sent, last = batch.sent > 0, worker.limit == 1
-        wait = breaker.throttled(batch.made_at, now.mono, state.uniform, sent=sent, last=last)
+        took, last = batch.answered > 0, worker.limit == 1
+        wait = breaker.throttled(batch.made_at, now.mono, state.uniform, took=took, last=last)
         if not wait or breaker.pauses > 1:
             return []  # told once, until it takes something again
         fields |= {"limit": worker.limit, "pause_s": round(wait, 2)}
         return [Log("info", "server.throttled", fields)]
-    if batch.sent:
+    if batch.answered:
         breaker.ended_well(now.mono)
     return []
 
 
 def refund(state: State, batch: Batch, messages: int, now: Now) -> None:
     """So many of a batch's messages were never begun: they used nothing of any rate."""
-    for bucket in quotas.of(batch.worker, batch.campaign, batch.group):
+    for bucket in batch.buckets:
         if messages:
             state.quotas.refund(bucket, now.mono, messages, batch.made_at)
 

@@ -33,6 +33,7 @@ Uniform = Callable[[float, float], float]
 class Breaker:
     failures: int = 0
     """Batches in a row that the server, not a recipient, failed."""
+    opened_at: float = float("-inf")
     open_until: float = 0.0
     """Monotonic. Once it has come, one message probes the server."""
     pauses: int = 0
@@ -53,31 +54,35 @@ class Breaker:
         """Half-open: it may get one message."""
         return self.is_open and now >= self.open_until
 
-    def failed(self, now: float, uniform: Uniform) -> float:
-        """A batch failed by the server. For how many seconds the breaker is open now, 0 for not."""
-        self.failures += 1
+    def failed(self, made_at: float, now: float, uniform: Uniform) -> float:
+        """A batch failed by the server; `made_at`: when it was given out. For how many seconds the breaker
+        opens by that, 0 for not. What was under way when it opened tells nothing new."""
         self._note(1.0, now)
+        if self.is_open and made_at <= self.opened_at:
+            return 0.0
+        self.failures += 1
         if not self.is_open:
             return 0.0
+        self.opened_at = now
         wait = back_off(self.failures - FAILURES_TO_OPEN + 1, _OPEN_INITIAL_S, _OPEN_MAX_S, uniform)
         self.open_until = now + wait
         return wait
 
-    def throttled(self, made_at: float, now: float, uniform: Uniform, *, sent: bool, last: bool) -> float:
-        """A batch in which the server, which is well, wanted less; `made_at`: when it was given out; `sent`:
-        it took some of it; `last`: it has but one connection. It gets nothing new for as many seconds as
-        this gives, longer each time until it takes something. 0: the batch was under way when the present
-        pause began, and tells nothing new."""
+    def throttled(self, made_at: float, now: float, uniform: Uniform, *, took: bool, last: bool) -> float:
+        """A batch in which the server, which is well, wanted less; `made_at`: when it was given out; `took`:
+        it answered about some of it; `last`: it has but one connection. It gets nothing new for as many
+        seconds as this gives, longer each time until it takes something. 0: the batch was under way when the
+        present pause began, and tells nothing new."""
         if made_at <= self.paused_at:
             return 0.0
-        self.pauses = 1 if sent else self.pauses + 1
+        self.pauses = 1 if took else self.pauses + 1
         longest = _PAUSE_LONGEST_S if last else _PAUSE_MAX_S
         wait = back_off(self.pauses, _PAUSE_INITIAL_S, longest, uniform)
         self.paused_at, self.paused_until = now, now + wait
         return wait
 
     def succeeded(self, now: float) -> bool:
-        """The server took a message. Whether that closed the breaker."""
+        """The server answered about a message. Whether that closed the breaker."""
         was_open = self.is_open
         self.failures = 0
         if was_open:

@@ -215,6 +215,7 @@ def reopened(state: State, event: Reopened, now: Now) -> list[Command]:
         campaign.count(stored, -count)
     campaign.count(Stored.DEFERRED, changed)
     campaign.retries_read = (0, 0)
+    campaign.reading_upto = 0
     state.awake[campaign.number] = campaign
     if changed:
         campaign.next_due = now.wall
@@ -272,23 +273,18 @@ def finish_if_done(state: State, campaign: Campaign, now: Now) -> list[Command]:
     counts = {stored.name.lower(): count for stored, count in campaign.counts.items() if count}
     fields = {"campaign": campaign.id, "total": campaign.total, **counts}
     changes: list[Change] = [SetCampaign.of(campaign)]
-    if state.quotas.drop(bucket_key(campaign)):
-        changes.append(SetQuota(bucket_key(campaign), None))
+    changes.extend(SetQuota(key, None) for key in state.quotas.retire(campaign, now))
     return [Persist(tuple(changes)), Log("info", "campaign.finished", fields)]
 
 
 def know(state: State, campaign: Campaign, now: Now) -> None:
     """Takes a campaign into memory: with its limits, and with the parts of its list."""
     options = campaign.options
-    campaign.bucket = state.quotas.bucket(bucket_key(campaign), options.rate, now)
+    campaign.bucket = state.quotas.of_campaign(campaign, now)
     campaign.window = parse_window(options.window)
     if campaign.phase is not Phase.OPEN:
         open_stripes(campaign, state.settings.page_rows)
     state.know(campaign)
-
-
-def bucket_key(campaign: Campaign) -> str:
-    return f"campaign:{campaign.id}"
 
 
 def open_stripes(campaign: Campaign, page_rows: int) -> None:

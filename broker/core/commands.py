@@ -41,6 +41,14 @@ class SetSent:
 
 
 @dataclass(frozen=True, slots=True)
+class PutOff:
+    """Messages that wait for their domain: (id, due_at, why). They are DEFERRED and keep what is known of
+    them; `why` is for those that were never tried."""
+
+    rows: list[tuple[int, int, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class SetCampaign:
     """A campaign's own row, as it is when the change is made."""
 
@@ -115,7 +123,7 @@ class SetQuota:
     stored: StoredBucket | None
 
 
-Change = AddCampaign | AddRecipients | SetMessages | SetSent | SetCampaign | SetWorker | SetQuota
+Change = AddCampaign | AddRecipients | SetMessages | SetSent | PutOff | SetCampaign | SetWorker | SetQuota
 
 # --- commands -----------------------------------------------------------------------------------
 
@@ -205,6 +213,8 @@ class ReadHeld:
     """Read the messages that a worker says it holds; HeldRead answers."""
 
     worker: str
+    peer: bytes
+    hello: int
     batches: list[wire.HeldBatch]
 
 

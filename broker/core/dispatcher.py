@@ -36,6 +36,7 @@ from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
 _RATE_EVERY_S = 1.0
+_TICKS_A_LOOK = 10
 _RATE_EWMA = 0.4
 
 
@@ -103,7 +104,7 @@ class Dispatcher:
             case QuotaStored():
                 state.quotas.promised(event.key, event.number)
             case MxFound():
-                reading.mx_found(state, event)
+                return reading.mx_found(state, event, now)
             case Tick():
                 return self._tick(now)
             case _:
@@ -166,8 +167,13 @@ class Dispatcher:
             if not silent or now.mono >= state.recovering_until:
                 state.recovering_until = None
                 out.append(Log("info", "broker.recovered", {"silent_workers": silent}))
-        state.awake.update(state.campaigns)
+        state.sleeping.tidy()
+        state.ticks += 1
         for campaign in list(state.campaigns.values()):
+            # Whoever waits is woken by what it waits for; looking now and then costs little and forgives.
+            due = campaign.next_due is not None and campaign.next_due <= now.wall
+            if due or (state.ticks + campaign.number) % _TICKS_A_LOOK == 0:
+                state.awake[campaign.number] = campaign
             if campaign.stored and campaign.closed_as is None and now.wall >= campaign.expire_at:
                 if not campaign.reopening:
                     out.extend(campaign_life.expire(state, campaign, now))

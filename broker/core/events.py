@@ -21,7 +21,9 @@ class WorkerStored:
     """A worker's hello is on disk, and its welcome has just been sent."""
 
     worker: str
+    peer: bytes
     hello: int
+    """Its request number; each process counts from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,9 @@ class HeldRead:
     """The answer to ReadHeld: what the journal has of the messages that a worker still holds."""
 
     worker: str
+    peer: bytes
+    hello: int
+    """Which said so."""
     batches: list[wire.HeldBatch]
     rows: dict[int, StoredRow]
 

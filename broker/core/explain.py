@@ -65,10 +65,11 @@ def _of_rates(campaign: Campaign, now: Now) -> list[Reason]:
     if campaign.bucket is not None and not campaign.bucket.available(now.mono, 1):
         text = f"no token: its own rate is {campaign.options.rate}"
         found.append(Reason(text, _wall(campaign.bucket.next_at(now.mono), now)))
-    for group, lane in campaign.lanes.items():
-        why, until = _why_not_group(group, now)
-        if why:
-            found.append(Reason(f"{why}: {len(lane)} messages wait for it", until))
+    for lane, waiting in campaign.lanes.items():
+        if lane.group is not None:
+            why, until = _why_not_group(lane.group, now)
+            if why:
+                found.append(Reason(f"{why}: {len(waiting)} messages wait for it", until))
     return found
 
 

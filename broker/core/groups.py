@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from heapq import nsmallest
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.core.buckets import Bucket
 
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
     from broker.core.settings import DomainGroup
     from broker.core.state import Campaign, Message
 
-_GUESS_A_CONNECTION = 10.0
-"""Messages a second."""
+_GUESS_SECONDS_A_MESSAGE = 0.01
+"""Rather too small: what comes back too early from the journal is put off again."""
 
 DOMAINS_KEPT_MAX = 100_000
 """Domains whose mail exchanger is remembered: about 15 MB."""
@@ -28,10 +30,12 @@ class Group:
     """Batches of its messages."""
     waiting: int = 0
     """Its messages in memory, all campaigns together."""
-    busy_until: float = 0.0
-    """When what was put off will have gone (ms since the epoch)."""
+    wakes_at: float = inf
+    """When a campaign that waits for its rate looks again (monotonic)."""
+    seconds_a_message: float = 0.0
+    """EWMA; 0: not measured yet."""
     blocked: dict[int, "Campaign"] = field(default_factory=dict)
-    """Campaigns that wait for one of its batches to end."""
+    """Campaigns that wait for one of its batches to end, or for a token of its rate."""
 
     @property
     def name(self) -> str:
@@ -39,14 +43,33 @@ class Group:
 
     @property
     def rate(self) -> float:
-        """Messages a second that may go to it; a guess where only its connections are limited."""
+        """Messages a second that may go to it, as far as its limits and its pace tell."""
         quotas = self.bucket.quotas if self.bucket is not None else ()
-        guess = _GUESS_A_CONNECTION * self.settings.connections
-        return min((quota.messages / quota.seconds for quota in quotas), default=guess)
+        paces = [quota.messages / quota.seconds for quota in quotas]
+        if self.settings.connections:
+            seconds = self.seconds_a_message or _GUESS_SECONDS_A_MESSAGE
+            paces.append(self.settings.connections / seconds)
+        return min(paces, default=inf)
+
+    def wake(self, most: int) -> list["Campaign"]:
+        """Of the campaigns that wait for it the first so many: whoever else waits would only look in vain."""
+        first = nsmallest(most, self.blocked.values(), key=lambda c: (-c.options.priority, c.share))
+        for campaign in first:
+            del self.blocked[campaign.number]
+        return first
 
     @property
     def is_full(self) -> bool:
         return 0 < self.settings.connections <= self.in_flight
+
+
+class Lane(NamedTuple):
+    """Where messages of a campaign wait that can't just go to whoever is free."""
+
+    group: Group | None
+    """Of their domain, where that has limits."""
+    tried: frozenset[str]
+    """Workers that failed them: others come first."""
 
 
 @dataclass(slots=True)

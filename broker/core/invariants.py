@@ -46,7 +46,8 @@ def violations(state: State) -> list[str]:
         if not message.batch and id_ not in waiting:
             found.append(f"message {id_:#x} is in memory and nowhere")
     for group in state.groups.all:
-        lanes = sum(len(c.lanes.get(group, ())) for c in state.campaigns.values())
+        every = (lane for c in state.campaigns.values() for lane in c.lanes.items())
+        lanes = sum(len(waiting) for lane, waiting in every if lane.group is group)
         flying = [b for b in state.batches.values() if b.group is group]
         if (lanes, len(flying)) != (group.waiting, group.in_flight):
             found.append(f"group {group.name}: {lanes} wait, {len(flying)} batches, counted otherwise")

@@ -111,9 +111,10 @@ def _settle(
         else:
             batch.failed = True
         worker.reason = outcome.reply or f"{outcome.code} without a text"
+    if outcome.scope == "recipient" and kind in _TOOK_TIME and outcome.code:
+        batch.answered += 1
     if kind == "sent":
         worker.sent += 1
-        batch.sent += 1
         campaign.attempts += outcome.attempt > message.attempts
         if message.page is not None and not message.retry:
             sent.append(
@@ -183,7 +184,7 @@ def verdict(
     if campaign.closed_as is not None:
         return Stored.DEFERRED, None
     # Never before what was read already, or a clock set back would hide it from the next read.
-    due_at = max(now.wall + int(wait * 1000), campaign.retries_read[0] + 1)
+    due_at = max(now.wall + int(wait * 1000), campaign.reading_upto + 1, campaign.retries_read[0] + 1)
     campaign.next_due = due_at if campaign.next_due is None else min(campaign.next_due, due_at)
     return Stored.DEFERRED, due_at
 

@@ -31,6 +31,10 @@ class Quotas:
     freed: set[str] = field(default_factory=set)
     """Buckets that may allow more than those who wait for them were told."""
     keys: dict[int, str] = field(default_factory=dict)
+    campaigns: dict[str, "Campaign"] = field(default_factory=dict)
+    """Those with a rate of their own, by its key."""
+    retired: dict[str, tuple[float, Bucket]] = field(default_factory=dict)
+    """Buckets of ended campaigns, and until when (monotonic) what they granted counts: one may be retried."""
     made: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
     """Which bucket of this name it is: a campaign's may go and another come."""
@@ -48,7 +52,13 @@ class Quotas:
         if not quotas:
             return None
         if bucket is None:
-            bucket = self.buckets[key] = Bucket(quotas, now, self.stored.pop(key, None))
+            retired = self.retired.pop(key, None)
+            if retired is not None:
+                bucket = retired[1]
+                bucket.change(quotas, now)
+            else:
+                bucket = Bucket(quotas, now, self.stored.pop(key, None))
+            self.buckets[key] = bucket
             self.keys[id(bucket)] = key
             self.made += 1
             self.numbers[key] = self.made
@@ -67,7 +77,8 @@ class Quotas:
     def refund(self, bucket: Bucket, now: float, messages: int, taken_at: float) -> None:
         """So many that were taken didn't go: whoever else waits for this bucket may go sooner."""
         bucket.refund(now, messages, taken_at)
-        self.freed.add(self.keys[id(bucket)])
+        if (key := self.keys.get(id(bucket))) is not None:  # its campaign may have ended
+            self.freed.add(key)
 
     def promises(self, now: Now) -> Iterable[tuple[str, StoredBucket]]:
         """What the journal has to know before more is granted."""
@@ -85,12 +96,24 @@ class Quotas:
         self.used.add(key)  # its rate may have changed since
         self.freed.add(key)
 
-    def drop(self, key: str) -> bool:
-        """Whatever it limited has ended. Whether the journal may have it."""
+    def of_campaign(self, campaign: "Campaign", now: Now) -> Bucket | None:
+        key = f"campaign:{campaign.id}"
+        bucket = self.bucket(key, campaign.options.rate, now)
+        if bucket is not None:
+            self.campaigns[key] = campaign
+        return bucket
+
+    def retire(self, campaign: "Campaign", now: Now) -> list[str]:
+        """It has ended. Which buckets count for nothing any more: the journal may forget them."""
+        key = f"campaign:{campaign.id}"
         bucket = self.buckets.pop(key, None)
         if bucket is None:
-            return self.stored.pop(key, None) is not None
-        del self.keys[id(bucket)], self.rates[key], self.numbers[key]
+            return []
+        del self.keys[id(bucket)], self.rates[key], self.numbers[key], self.campaigns[key]
         self.used.discard(key)
         self.freed.discard(key)
-        return True
+        past = [key for key, (until, _) in self.retired.items() if until <= now.mono]
+        for old in past:
+            del self.retired[old]
+        self.retired[key] = (now.mono + max(quota.seconds for quota in bucket.quotas), bucket)
+        return past

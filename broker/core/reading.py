@@ -5,16 +5,16 @@ from broker.core.batches import LOOK_FOR_ANOTHER_S
 from broker.core.commands import (
     Command,
     Persist,
+    PutOff,
     ReadFresh,
     ReadRetries,
     ResolveMx,
     SetCampaign,
-    SetMessages,
 )
 from broker.core.events import CampaignStored, FreshRead, MxFound, RetriesRead
-from broker.core.groups import Group, domain_of
+from broker.core.groups import domain_of
 from broker.core.late import history
-from broker.core.outcomes import Row, move_low_water
+from broker.core.outcomes import move_low_water
 from broker.core.state import Campaign, Message, Page, State, Stored
 from evenpost.runtime.clock import Now
 
@@ -31,12 +31,16 @@ def reads(state: State, now: Now) -> list[Command]:
             state.turns.add(campaign)
         if campaign.reading or not campaign.started(now):
             continue
-        if len(campaign.ready) + sum(map(len, campaign.unresolved.values())) >= rows:
+        # What waits for limited domains has a window of its own for each: see `_put_off`.
+        free_to_go = len(campaign.ready) + sum(map(len, campaign.unresolved.values()))
+        free_to_go += sum(len(waiting) for lane, waiting in campaign.lanes.items() if lane.group is None)
+        if free_to_go >= rows:
             continue
         due = campaign.next_due is not None and campaign.next_due <= now.wall
-        if due and len(campaign.again) < rows:
+        if due:
             campaign.reading = True
             campaign.next_due = None
+            campaign.reading_upto = max(campaign.reading_upto, now.wall)
             out.append(ReadRetries(campaign.number, campaign.retries_read, now.wall, rows))
         elif not campaign.fresh_done:
             campaign.reading = True
@@ -102,6 +106,7 @@ def retries_read(state: State, event: RetriesRead, now: Now) -> list[Command]:
         return []
     campaign.reading = False
     campaign.retries_read = event.upto
+    campaign.reading_upto = max(campaign.reading_upto, event.upto[0])
     if event.next_due is not None:
         campaign.next_due = min(event.next_due, campaign.next_due or event.next_due)
     stale, campaign.settled_while_reading = campaign.settled_while_reading, set()
@@ -127,43 +132,56 @@ def _take_in(state: State, campaign: Campaign, messages: list[Message], now: Now
     if state.groups.all:
         messages, rows = _put_off(state, campaign, messages, now)
         if rows:
-            out.append(Persist((SetMessages(rows), SetCampaign.of(campaign))))
+            out.append(Persist((PutOff(rows), SetCampaign.of(campaign))))
     ready.put(state, campaign, messages)
     return out
 
 
 def _put_off(
     state: State, campaign: Campaign, messages: list[Message], now: Now
-) -> tuple[list[Message], list[Row]]:
-    """Where a group's rate lets nothing more of it go soon, the journal keeps its messages until then: they
-    would fill the window, and the other domains would wait with them."""
+) -> tuple[list[Message], list[tuple[int, int, str]]]:
+    """Where a group's limits let nothing more of it go soon, the journal keeps its messages until then: they
+    would fill the window, and the other domains would wait with them. What stays, and what PutOff takes."""
     kept: list[Message] = []
-    rows: list[Row] = []
-    room = {group: state.settings.page_rows - group.waiting for group in state.groups.all}
+    rows: list[tuple[int, int, str]] = []
+    window = state.settings.page_rows
+    room = dict.fromkeys(state.groups.all, window)
+    for lane, waiting in campaign.lanes.items():
+        if lane.group is not None:
+            room[lane.group] -= len(waiting)
     for message in messages:
         group = state.groups.by_domain.get(domain_of(message.address))
-        if group is None or room[group] > 0 or message.earlier:
+        if group is None or room[group] > 0:
             kept.append(message)
             if group is not None:
                 room[group] -= 1
             continue
         ms_each = 1000 / group.rate
-        group.busy_until = max(group.busy_until, now.wall + state.settings.page_rows * ms_each) + ms_each
-        due_at = max(int(group.busy_until), campaign.retries_read[0] + 1)
-        rows.append(_waiting_row(state, campaign, message, group, due_at))
+        until = max(campaign.put_off_until.get(group, 0.0), now.wall + window * ms_each) + ms_each
+        campaign.put_off_until[group] = until
+        due_at = max(int(until), campaign.reading_upto + 1)
+        rows.append((message.id, due_at, f"not tried yet: many messages wait for the limits of {group.name}"))
+        _forget(state, campaign, message)
+        campaign.next_due = due_at if campaign.next_due is None else min(campaign.next_due, due_at)
     return kept, rows
 
 
-def _waiting_row(state: State, campaign: Campaign, message: Message, group: Group, due_at: int) -> Row:
+def _forget(state: State, campaign: Campaign, message: Message) -> None:
+    """The journal is about to have it as DEFERRED: it leaves memory."""
     del state.live[message.id]
-    if message.page is not None:
-        message.page.outstanding -= 1
     if not message.retry:
         campaign.count(Stored.DEFERRED)
-    campaign.next_due = due_at if campaign.next_due is None else min(campaign.next_due, due_at)
-    why = f"not tried yet: many messages wait for the limits of {group.name}"
-    return (message.id, Stored.DEFERRED, message.attempts, 0, why, 0, 0, 0, due_at, None)
+    if message.page is not None:
+        message.page.outstanding -= 1
+        move_low_water(message.page.stripe)
 
 
-def mx_found(state: State, event: MxFound) -> None:
-    ready.resolved(state, event.domain, event.exchanger)
+def mx_found(state: State, event: MxFound, now: Now) -> list[Command]:
+    """A domain's mail exchanger is known: its messages go where they belong."""
+    state.groups.resolved(event.domain, event.exchanger)
+    out: list[Command] = []
+    for campaign in state.campaigns.values():
+        if (messages := campaign.unresolved.pop(event.domain, None)) is not None:
+            out.extend(_take_in(state, campaign, messages, now))
+            state.awake[campaign.number] = campaign
+    return out

@@ -3,88 +3,69 @@
 from collections import deque
 from collections.abc import Iterable
 
-from broker.core.groups import Group, domain_of, spread
+from broker.core.groups import Lane, domain_of, spread
 from broker.core.state import Campaign, Message, State
 
 
 def put(state: State, campaign: Campaign, messages: Iterable[Message]) -> None:
     """Messages that come from the journal, spread by their domains."""
-    plain: list[Message] = []
-    for message in messages:
-        if _has_place(state, campaign, message):
-            continue
-        if message.tried:
-            campaign.again.append(message)
-        else:
-            plain.append(message)
+    plain = [message for message in messages if not _has_lane(state, campaign, message)]
     campaign.ready.extend(spread(plain))
 
 
 def put_back(state: State, campaign: Campaign, message: Message) -> None:
     """A message that was given out and not tried."""
-    if _has_place(state, campaign, message, front=not message.tried):
-        return
-    if message.tried:
-        campaign.again.append(message)
-    else:
+    if not _has_lane(state, campaign, message, front=True):
         campaign.ready.appendleft(message)
 
 
-def _has_place(state: State, campaign: Campaign, message: Message, *, front: bool = False) -> bool:
-    """Puts it where its domain's limits are kept, or where it waits to know its domain's mail exchanger."""
+def _has_lane(state: State, campaign: Campaign, message: Message, *, front: bool = False) -> bool:
+    """Puts it where its domain's limits are kept, or where it looks for another server, or where it waits to
+    know its domain's mail exchanger; False where nothing holds it."""
     groups = state.groups
-    if not groups.all:
-        return False
-    if message.group is None:
+    if groups.all and message.group is None:
         domain = domain_of(message.address)
         if groups.is_unknown(domain):
             campaign.unresolved.setdefault(domain, []).append(message)
             groups.ask(domain)
             return True
         message.group = groups.by_domain.get(domain)
-    if message.group is None:
+    if message.group is None and not message.tried:
         return False
-    to_lane(campaign, message, message.group, front=front)
-    return True
-
-
-def to_lane(campaign: Campaign, message: Message, group: Group, *, front: bool = False) -> None:
-    lane = campaign.lanes.get(group)
+    key = Lane(message.group, message.tried)
+    lane = campaign.lanes.get(key)
     if lane is None:
-        lane = campaign.lanes[group] = deque()
-    if front:
+        lane = campaign.lanes[key] = deque()
+    if front and not message.tried:
         lane.appendleft(message)
     else:
         lane.append(message)
-    group.waiting += 1
+    if message.group is not None:
+        message.group.waiting += 1
+    return True
 
 
-def from_lane(campaign: Campaign, group: Group, count: int) -> list[Message]:
-    lane = campaign.lanes[group]
-    taken = [lane.popleft() for _ in range(min(count, len(lane)))]
-    group.waiting -= len(taken)
-    if not lane:
-        del campaign.lanes[group]
+def take(campaign: Campaign, lane: Lane, count: int) -> list[Message]:
+    """The first messages of a lane, to be given out."""
+    waiting = campaign.lanes[lane]
+    taken = [waiting.popleft() for _ in range(min(count, len(waiting)))]
+    if lane.group is not None:
+        lane.group.waiting -= len(taken)
+    if not waiting:
+        del campaign.lanes[lane]
     return taken
-
-
-def resolved(state: State, domain: str, exchanger: str) -> None:
-    """A domain's mail exchanger is known: its messages go where they belong."""
-    state.groups.resolved(domain, exchanger)
-    for campaign in state.campaigns.values():
-        if (messages := campaign.unresolved.pop(domain, None)) is not None:
-            put(state, campaign, messages)
-            state.awake[campaign.number] = campaign
 
 
 def remove(campaign: Campaign, message: Message) -> None:
     """Takes one out, wherever it waits."""
-    group = message.group
-    if group is not None:
-        campaign.lanes[group].remove(message)
-        group.waiting -= 1
-        if not campaign.lanes[group]:
-            del campaign.lanes[group]
+    lane = Lane(message.group, message.tried)
+    waiting = campaign.lanes.get(lane)
+    if waiting is not None and message in waiting:
+        waiting.remove(message)
+        if message.group is not None:
+            message.group.waiting -= 1
+        if not waiting:
+            del campaign.lanes[lane]
         return
     for domain, messages in campaign.unresolved.items():
         if message in messages:
@@ -92,14 +73,13 @@ def remove(campaign: Campaign, message: Message) -> None:
             if not messages:
                 del campaign.unresolved[domain]
             return
-    (campaign.again if message in campaign.again else campaign.ready).remove(message)
+    campaign.ready.remove(message)
 
 
 def everything(campaign: Campaign) -> list[Message]:
     """All that wait, for a campaign that ends and for the invariants."""
     return [
         *campaign.ready,
-        *campaign.again,
         *(message for lane in campaign.lanes.values() for message in lane),
         *(message for messages in campaign.unresolved.values() for message in messages),
     ]
@@ -109,9 +89,9 @@ def clear(state: State, campaign: Campaign) -> None:
     """Forgets all that wait: they are not to be sent."""
     for message in everything(campaign):
         del state.live[message.id]
-    for group, lane in campaign.lanes.items():
-        group.waiting -= len(lane)
+    for lane, waiting in campaign.lanes.items():
+        if lane.group is not None:
+            lane.group.waiting -= len(waiting)
     campaign.ready.clear()
-    campaign.again.clear()
     campaign.lanes.clear()
     campaign.unresolved.clear()

@@ -1,14 +1,15 @@
 """From memory to the least loaded worker: whose turn it is, what goes into a batch, and who gets it."""
 
-import heapq
-from collections.abc import Iterable
+import itertools
 from dataclasses import dataclass
+from math import inf
 
 from broker.core import pacing, quotas, ready
 from broker.core.balancer import WAIT_S_MIN, Accept, Balancer
+from broker.core.batches import WOKEN_MAX
 from broker.core.commands import Command, Log, Persist, Raise, SendBatch, SendTemplate, SetQuota
 from broker.core.events import QuotaStored
-from broker.core.groups import Group
+from broker.core.groups import Group, Lane
 from broker.core.outcomes import another
 from broker.core.picks import Choice, Picked
 from broker.core.state import Batch, Campaign, Message, State, index_of
@@ -19,6 +20,8 @@ from evenpost.wire import limits
 
 _BATCH_BITS = 32
 _PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
+LANES_A_LOOK_MAX = 16
+"""Of a campaign's lanes so many are looked at in a turn: each asks for a worker."""
 
 
 @dataclass(slots=True)
@@ -48,9 +51,7 @@ def dispatch(state: State, balancer: Balancer, now: Now) -> list[Command]:
                 full.add((campaign.options.pool, campaign.options.overflow))
             elif isinstance(given, float):
                 state.turns.leave(campaign)
-                if given < float("inf"):
-                    wake_at = given if given > now.mono else now.mono + WAIT_S_MIN
-                    heapq.heappush(state.sleeping, (wake_at, campaign.number, campaign))
+                _sleep(state, campaign, given, now)
             else:
                 state.awake[campaign.number] = campaign
                 _send(state, campaign, given, now, out)
@@ -69,63 +70,51 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
             return campaign.bucket.next_at(now.mono)
     if not _has_room(balancer, campaign) and not _has_plenty(balancer, campaign):
         return None
-    wake_at = float("inf")
-    for group, lane in campaign.lanes.items():
-        if group.is_full:
-            group.blocked[campaign.number] = campaign
-            continue
-        most = budget
-        if group.bucket is not None:
-            most = group.bucket.available(now.mono, budget)
-            if not most:
-                wake_at = min(wake_at, group.bucket.next_at(now.mono))
-                continue
-        found = _worker_for(state, balancer, campaign, lane[0], now)
-        if found is None and not lane[0].tried:
-            return None
-        if found is None:
-            lane.rotate(-1)
+    for lane in list(itertools.islice(campaign.lanes, LANES_A_LOOK_MAX)):
+        most = _allowed(state, campaign, lane.group, budget, now)
+        if most:
+            found = _worker_for(state, balancer, campaign, lane, now)
+            if found is not None:
+                size = _size(state, balancer, found[0], campaign, most, now)
+                return _Given(*found, ready.take(campaign, lane, size), lane.group)
+            if not lane.tried:
+                return None
             state.looking[campaign.number] = campaign
-            continue
-        size = _size(state, balancer, found[0], campaign, most, now)
-        count = _alike(lane, size)
-        return _Given(*found, ready.from_lane(campaign, group, count), group)
-    if campaign.again:
-        found = _worker_for(state, balancer, campaign, campaign.again[0], now)
-        if found is not None:
-            count = _alike(campaign.again, _size(state, balancer, found[0], campaign, budget, now))
-            return _Given(*found, [campaign.again.popleft() for _ in range(count)])
-        state.looking[campaign.number] = campaign
+        campaign.lanes[lane] = campaign.lanes.pop(lane)  # the others are looked at before it next time
     if campaign.ready:
-        found = _worker_for(state, balancer, campaign, campaign.ready[0], now)
+        found = _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
         if found is None:
             return None
-        size = _size(state, balancer, found[0], campaign, budget, now)
         waiting = campaign.ready
-        return _Given(*found, [waiting.popleft() for _ in range(min(size, len(waiting)))])
-    return wake_at
+        size = min(_size(state, balancer, found[0], campaign, budget, now), len(waiting))
+        return _Given(*found, [waiting.popleft() for _ in range(size)])
+    return inf
 
 
-def _alike(waiting: Iterable[Message], most: int) -> int:
-    """How many of the first messages have been tried by the same workers."""
-    count = 0
-    tried = None
-    for message in waiting:
-        if count == most or (tried is not None and message.tried != tried):
-            break
-        tried = message.tried
-        count += 1
-    return count
+def _allowed(state: State, campaign: Campaign, group: Group | None, most: int, now: Now) -> int:
+    """How many messages of a group of domains may go now; where none may, the campaign waits for it."""
+    if group is None:
+        return most
+    if not group.is_full:
+        if group.bucket is None:
+            return most
+        allowed = group.bucket.available(now.mono, most)
+        if allowed:
+            return allowed
+        _sleep(state, group, group.bucket.next_at(now.mono), now)
+    group.blocked[campaign.number] = campaign
+    return 0
 
 
 def _worker_for(
-    state: State, balancer: Balancer, campaign: Campaign, message: Message, now: Now
+    state: State, balancer: Balancer, campaign: Campaign, lane: Lane, now: Now
 ) -> tuple[Worker, Choice] | None:
-    tried = message.tried
+    tried = lane.tried
     if not tried:
         return _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
     found = _pick(balancer, campaign, now, accept=lambda worker: worker.name not in tried)
-    if found is None and (now.mono >= message.untried_until or not another(state, campaign, tried)):
+    untried_until = campaign.lanes[lane][0].untried_until
+    if found is None and (now.mono >= untried_until or not another(state, campaign, tried)):
         found = _pick(balancer, campaign, now)
     return found
 
@@ -159,7 +148,7 @@ def _size(state: State, balancer: Balancer, worker: Worker, campaign: Campaign, 
         return 1  # a probe: if the server is still down, one message learns it
     left = campaign.unfinished
     if campaign.fresh_done:
-        left = sum(map(len, (campaign.ready, campaign.again, *campaign.lanes.values())))
+        left = campaign.in_memory
     pool = campaign.options.pool
     size = pacing.batch_size(
         worker.seconds_a_message,
@@ -177,12 +166,13 @@ def _send(state: State, campaign: Campaign, given: _Given, now: Now, out: list[C
     number = state.boot << _BATCH_BITS | state.batches_made
     worker, messages, group = given.worker, given.messages, given.group
     by_id = {message.id: message for message in messages}
-    batch = Batch(number, worker, campaign, by_id, group=group, made_at=now.mono)
+    buckets = quotas.of(worker, campaign, group)
+    batch = Batch(number, worker, campaign, by_id, group=group, buckets=buckets, made_at=now.mono)
     state.batches[number] = worker.batches[number] = batch
     campaign.in_flight += len(messages)
     if group is not None:
         group.in_flight += 1
-    for bucket in quotas.of(worker, campaign, group):
+    for bucket in batch.buckets:
         state.quotas.take(bucket, now.mono, len(messages))
     items = []
     for message in messages:
@@ -234,30 +224,45 @@ def promises(state: State, now: Now) -> list[Command]:
     ]
 
 
+def _sleep(state: State, who: Campaign | Group, until: float, now: Now) -> None:
+    """Until a rate's next token; it comes a little late where floats say that it should be there by now."""
+    if until < inf:
+        state.sleeping.put(who, until if until > now.mono else now.mono + WAIT_S_MIN)
+
+
 def _wake(state: State, balancer: Balancer, now: Now) -> None:
     """Whoever waited for time or for a rate and may go now."""
     balancer.refresh(now.mono)
-    while state.sleeping and state.sleeping[0][0] <= now.mono:
-        awake = heapq.heappop(state.sleeping)[2]
-        if awake.waiting:
-            state.turns.add(awake)
-    if not state.quotas.freed:
-        return
-    freed = {id(state.quotas.buckets[key]) for key in state.quotas.freed}
+    for who in state.sleeping.woken(now.mono):
+        if isinstance(who, Group):
+            _wake_group(state, who, now)
+        elif who.waiting:
+            state.turns.add(who)
+    for key in state.quotas.freed:
+        bucket = state.quotas.buckets[key]
+        for worker in state.workers.values():
+            if worker.bucket is bucket:
+                balancer.update(worker, now.mono)
+        for group in state.groups.all:
+            if group.bucket is bucket:
+                _wake_group(state, group, now)
+        campaign = state.quotas.campaigns.get(key)
+        if campaign is not None and campaign.waiting:
+            state.turns.add(campaign)
     state.quotas.freed.clear()
-    for worker in state.workers.values():
-        if id(worker.bucket) in freed:
-            balancer.update(worker, now.mono)
-    for campaign in state.campaigns.values():
+
+
+def _wake_group(state: State, group: Group, now: Now) -> None:
+    """Some of those that wait for its next token; the others when these have taken it."""
+    for campaign in group.wake(WOKEN_MAX):
         if campaign.waiting:
-            groups = campaign.lanes
-            if id(campaign.bucket) in freed or any(id(group.bucket) in freed for group in groups):
-                state.turns.add(campaign)
+            state.turns.add(campaign)
+    if group.blocked and group.bucket is not None:
+        _sleep(state, group, max(group.bucket.next_at(now.mono), now.mono + WAIT_S_MIN), now)
 
 
 def next_at(state: State, balancer: Balancer) -> float:
     """When `dispatch` will find something that only waits for time (monotonic)."""
     if state.recovering_until is not None:
-        return float("inf")
-    sleeping = state.sleeping[0][0] if state.sleeping else float("inf")
-    return min(sleeping, balancer.next_at())
+        return inf
+    return min(state.sleeping.next_at(), balancer.next_at())

@@ -1,12 +1,14 @@
 """What the core knows: campaigns, messages in memory, batches and workers."""
 
+import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
 
 from broker.core.buckets import Bucket
-from broker.core.groups import Group, Groups
+from broker.core.groups import Group, Groups, Lane
 from broker.core.picks import Picks
 from broker.core.quotas import Quotas
 from broker.core.settings import Settings
@@ -140,9 +142,12 @@ class Batch:
     """The server, not a recipient, failed in it."""
     throttled: bool = False
     """The server, which is well, wanted less."""
-    sent: int = 0
+    answered: int = 0
+    """Messages about which, not about itself, the server said something: it is well."""
     group: Group | None = None
     """All its messages are of this group of domains, which has limits."""
+    buckets: list[Bucket] = field(default_factory=list)
+    """Of the rates that it took from."""
 
 
 @dataclass(slots=True, eq=False)
@@ -173,10 +178,10 @@ class Campaign:
 
     # --- in memory only -------------------------------------------------------------------
     ready: deque[Message] = field(default_factory=deque)
-    again: deque[Message] = field(default_factory=deque)
-    """Messages that some server has failed: they look for another one first."""
-    lanes: dict[Group, deque[Message]] = field(default_factory=dict)
-    """Messages of groups of domains that have limits."""
+    lanes: dict[Lane, deque[Message]] = field(default_factory=dict)
+    """Messages that wait for a domain with limits, or for another server than those that failed them."""
+    put_off_until: dict[Group, float] = field(default_factory=dict)
+    """When what was put off of a group will have gone (ms since the epoch)."""
     unresolved: dict[str, list[Message]] = field(default_factory=dict)
     """Messages whose domain's mail exchanger is being looked up."""
     in_flight: int = 0
@@ -189,11 +194,15 @@ class Campaign:
     window: Window | None = None
     share: float = 0.0
     """Its virtual time among campaigns of its priority (start-time fair queueing): messages / weight."""
+    wakes_at: float = inf
+    """When it looks again for a token of a rate (monotonic); infinity: it doesn't wait for one."""
     next_due: int | None = None
     """When the journal's next deferred message is due (ms); None: there is none."""
     retries_read: tuple[int, int] = (0, 0)
     """Due time (ms) and message number up to which deferred messages have been read."""
     reading: bool = False
+    reading_upto: int = 0
+    """Deferred messages that were due by then (ms) have been read or are being read."""
     settled_while_reading: set[int] = field(default_factory=set)
     """Messages whose outcome came between a read and its answer: the answer is stale for them."""
     stored: bool = False
@@ -233,7 +242,13 @@ class Campaign:
     @property
     def waiting(self) -> bool:
         """Whether a message in memory waits to be given out."""
-        return bool(self.ready or self.again or self.lanes)
+        return bool(self.ready or self.lanes)
+
+    @property
+    def in_memory(self) -> int:
+        """Messages that wait in memory."""
+        waiting = len(self.ready) + sum(map(len, self.lanes.values()))
+        return waiting + sum(map(len, self.unresolved.values()))
 
     def may_use(self, worker: Worker) -> bool:
         """Whether a worker is in one of its pools."""
@@ -254,6 +269,43 @@ class Campaign:
         if not self.sendable or (self.options.start_at or 0) > now.wall:
             return False
         return self.window is None or self.window.is_open(now.wall)
+
+
+class Sleepers:
+    """Campaigns and groups of domains that wait for a rate's next token, the first to wake first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Campaign | Group]] = []
+        self._pushed = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def put(self, who: Campaign | Group, wakes_at: float) -> None:
+        if wakes_at >= who.wakes_at:
+            return  # it wakes before that
+        who.wakes_at = wakes_at
+        self._pushed += 1
+        heapq.heappush(self._heap, (wakes_at, self._pushed, who))
+
+    def next_at(self) -> float:
+        heap = self._heap
+        while heap and heap[0][0] != heap[0][2].wakes_at:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else inf
+
+    def woken(self, now: float) -> list[Campaign | Group]:
+        found: list[Campaign | Group] = []
+        while self.next_at() <= now:
+            who = heapq.heappop(self._heap)[2]
+            who.wakes_at = inf
+            found.append(who)
+        return found
+
+    def tidy(self) -> None:
+        """Drops what is void: a token may be a day away. To be called now and then."""
+        self._heap = [entry for entry in self._heap if entry[0] == entry[2].wakes_at]
+        heapq.heapify(self._heap)
 
 
 @dataclass(slots=True, eq=False)
@@ -287,8 +339,7 @@ class State:
     """Nothing is sent before every worker that the journal knows has reported, or this time has come."""
     turns: Turns = field(default_factory=Turns)
     """Campaigns with messages ready."""
-    sleeping: list[tuple[float, int, Campaign]] = field(default_factory=list)
-    """A heap: campaigns that wait for a rate's next token, and until when (monotonic)."""
+    sleeping: Sleepers = field(default_factory=Sleepers)
     looking: dict[int, Campaign] = field(default_factory=dict)
     """Campaigns with messages that wait for another server than those that failed them."""
     quotas: Quotas = field(default_factory=Quotas)
@@ -297,6 +348,7 @@ class State:
     awake: dict[int, Campaign] = field(default_factory=dict)
     """Campaigns to which something has happened since the last dispatch."""
     ticked_at: float = 0.0
+    ticks: int = 0
 
     def forget(self, campaign: Campaign) -> None:
         """Drops a campaign that has ended: the journal has it."""
@@ -306,6 +358,9 @@ class State:
         del self.by_id[campaign.id]
         del self.by_submission[campaign.submission]
         self.looking.pop(campaign.number, None)
+        campaign.wakes_at = inf
+        for group in self.groups.all:
+            group.blocked.pop(campaign.number, None)
         self.awake.pop(campaign.number, None)
 
     def know(self, campaign: Campaign) -> None:

@@ -2,11 +2,13 @@
 
 Within a priority each campaign has a virtual time that grows by messages / weight as it is served, and the
 one that is behind is next: start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996). One that comes, or
-comes back, begins at the present virtual time: what it didn't use it can't claim later.
+comes back, begins at the present virtual time: what it didn't use it can't claim later. Pools take turns in
+the same way, each with a virtual time of its own: a fast pool's doesn't run away with those of a slow one.
 """
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +18,17 @@ PRIORITIES = 10
 
 Pools = tuple[str | None, str | None]
 """The pool that a campaign uses, and the one it may use too."""
-_Heap = list[tuple[float, int, "Campaign"]]
+
+
+@dataclass(slots=True)
+class _Pool:
+    """The campaigns of one priority that use the same pools."""
+
+    share: float
+    """Its virtual time among the pools of its priority."""
+    now: float = 0.0
+    """The virtual time of its campaigns."""
+    heap: list[tuple[float, int, "Campaign"]] = field(default_factory=list)
 
 
 class Turns:
@@ -24,7 +36,7 @@ class Turns:
     to look at the campaigns that wait for it."""
 
     def __init__(self) -> None:
-        self._heaps: list[dict[Pools, _Heap]] = [{} for _ in range(PRIORITIES)]
+        self._pools: list[dict[Pools, _Pool]] = [{} for _ in range(PRIORITIES)]
         self._now = [0.0] * PRIORITIES
         self._members: set[int] = set()
 
@@ -33,43 +45,47 @@ class Turns:
         if campaign.number in self._members:
             return
         self._members.add(campaign.number)
-        options = campaign.options
-        campaign.share = max(campaign.share, self._now[options.priority])
-        heap = self._heaps[options.priority].setdefault((options.pool, options.overflow), [])
-        heapq.heappush(heap, (campaign.share, campaign.number, campaign))
+        priority = campaign.options.priority
+        pool = self._pools[priority].get(_pools_of(campaign))
+        if pool is None:
+            pool = self._pools[priority][_pools_of(campaign)] = _Pool(self._now[priority])
+        elif not pool.heap:
+            pool.share = max(pool.share, self._now[priority])
+        campaign.share = max(campaign.share, pool.now)
+        heapq.heappush(pool.heap, (campaign.share, campaign.number, campaign))
 
     def first(self, priority: int, full: set[Pools]) -> "Campaign | None":
         """Whose turn it is, but for those that wait for one of the pools in `full`."""
-        best: tuple[float, int, Campaign] | None = None
-        for pools, heap in self._heaps[priority].items():
-            if heap and pools not in full and (best is None or heap[0] < best):
-                best = heap[0]
-        return best[2] if best is not None else None
+        best: _Pool | None = None
+        for pools, pool in self._pools[priority].items():
+            if pool.heap and pools not in full and (best is None or pool.share < best.share):
+                best = pool
+        return best.heap[0][2] if best is not None else None
 
     def served(self, campaign: "Campaign", messages: int) -> None:
         """The first of its pool got so many messages out."""
-        priority = campaign.options.priority
-        self._now[priority] = max(self._now[priority], campaign.share)
-        campaign.share = self._now[priority] + messages / campaign.options.weight
-        heap = self._heap(campaign)
-        heapq.heapreplace(heap, (campaign.share, campaign.number, campaign))
+        priority, pool = campaign.options.priority, self._pool(campaign)
+        self._now[priority] = max(self._now[priority], pool.share)
+        pool.share += messages
+        pool.now = max(pool.now, campaign.share)
+        campaign.share += messages / campaign.options.weight
+        heapq.heapreplace(pool.heap, (campaign.share, campaign.number, campaign))
 
     def leave(self, campaign: "Campaign") -> None:
         """The first of its pool has nothing to send just now."""
-        heap = self._heap(campaign)
-        heapq.heappop(heap)
+        heapq.heappop(self._pool(campaign).heap)
         self._members.discard(campaign.number)
-        if not heap:
-            options = campaign.options
-            del self._heaps[options.priority][options.pool, options.overflow]
 
-    def _heap(self, campaign: "Campaign") -> _Heap:
-        options = campaign.options
-        heap = self._heaps[options.priority][options.pool, options.overflow]
-        assert heap[0][2] is campaign
-        return heap
+    def _pool(self, campaign: "Campaign") -> _Pool:
+        pool = self._pools[campaign.options.priority][_pools_of(campaign)]
+        assert pool.heap[0][2] is campaign
+        return pool
 
     def __iter__(self) -> Iterator["Campaign"]:
-        for heaps in self._heaps:
-            for heap in heaps.values():
-                yield from (entry[2] for entry in heap)
+        for pools in self._pools:
+            for pool in pools.values():
+                yield from (entry[2] for entry in pool.heap)
+
+
+def _pools_of(campaign: "Campaign") -> Pools:
+    return campaign.options.pool, campaign.options.overflow

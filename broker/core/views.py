@@ -105,9 +105,11 @@ def _eta(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> int 
         caps += pooled([_caps(bucket, now.mono) for bucket in buckets.values()])
     start_at = campaign.options.start_at or 0
     told = eta(campaign.unfinished, rate, caps, campaign.window, now.wall, start_at)
-    for group, lane in campaign.lanes.items():
-        if told is not None:
-            told = max(told, now.wall + int(len(lane) / group.rate * 1000), int(group.busy_until))
+    for lane, waiting in campaign.lanes.items():
+        if told is not None and lane.group is not None:
+            told = max(told, now.wall + int(len(waiting) / lane.group.rate * 1000))
+    if told is not None:
+        told = max([told, *map(int, campaign.put_off_until.values())])
     campaign.forecast = (now.mono, told)
     return told
 

@@ -18,10 +18,10 @@ from broker.core.commands import (
 from broker.core.events import FromWorker, HeldRead, SendFailed, WorkerStored
 from broker.core.groups import domain_of
 from broker.core.late import history
-from broker.core.state import Batch, Campaign, Message, State, Stored, index_of, message_id
+from broker.core.state import Batch, Campaign, Message, Phase, State, Stored, index_of, message_id
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
-from evenpost.schedule.rate import RateError
+from evenpost.schedule.rate import RateError, parse_rate
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -33,9 +33,13 @@ def hello(
     out: list[Command] = []
     peer = event.peer
     worker = state.workers.get(request.worker)
+    try:
+        parse_rate(request.rate)
+    except RateError as error:
+        return [ToWorker(peer, wire.Error(Code.BAD_MESSAGE, f"its rate: {error}"))]
     if worker is None:
-        worker = Worker(request.worker, number=len(state.workers) + 1)
-        state.workers[worker.name] = worker
+        number = 1 + max((w.number for w in state.workers.values()), default=0)
+        worker = state.workers[request.worker] = Worker(request.worker, number)
     elif request.incarnation < worker.incarnation and worker.connected:
         text = f"a newer process is registered as worker {worker.name!r}: give each worker its own --name"
         return [ToWorker(peer, wire.Error(Code.CONFLICT, text))]
@@ -44,10 +48,6 @@ def hello(
         if worker.connected and worker.incarnation < request.incarnation:
             text = f"a newer process has registered as worker {worker.name!r}"
             out.append(ToWorker(worker.peer, wire.Error(Code.CONFLICT, text)))
-    try:
-        bucket = state.quotas.bucket(f"server:{request.server}", request.rate, now)
-    except RateError as error:
-        return [ToWorker(peer, wire.Error(Code.BAD_MESSAGE, f"its rate: {error}"))]
     restarted = bool(worker.log) and worker.log != request.log
     came_back = worker.connected
     if restarted:
@@ -68,7 +68,8 @@ def hello(
     worker.max_connections = worker.reported_limit = request.max_connections
     worker.hello_weight, worker.pools = request.weight, frozenset(request.pools)
     worker.own_state, worker.own_weight = "ready", None
-    worker.rate, worker.bucket = request.rate, bucket
+    worker.rate = request.rate
+    _set_bucket(state, balancer, worker, now)
     worker.busy = worker.open = worker.external = worker.in_flight_at_report = 0
     worker.templates.clear()
     worker.templates_bytes = 0
@@ -83,15 +84,17 @@ def hello(
         worker.unheld = [number for number in worker.batches if number not in known]
     heard(worker, now)
     revoke = [h.batch for h in request.holding if h.batch not in worker.batches and not _adoptable(state, h)]
+    stopped = [number for number, batch in worker.batches.items() if _is_stopped(batch)]
+    revoke += [number for number in stopped if number in holding]
     adopt = [h for h in request.holding if h.batch not in worker.batches and _adoptable(state, h)]
     worker.holding_read = not adopt
     settings = state.settings
     welcome = wire.WorkerWelcome(state.broker, settings.heartbeat_s, settings.lease_s, revoke)
     stored = SetWorker.of(worker)
-    then = (ToWorker(peer, welcome, event.request), Raise(WorkerStored(worker.name, event.request)))
+    then = (ToWorker(peer, welcome, event.request), Raise(WorkerStored(worker.name, peer, event.request)))
     out.append(Persist((stored,), then))
     if adopt:
-        out.append(ReadHeld(worker.name, adopt))
+        out.append(ReadHeld(worker.name, peer, event.request, adopt))
     if worker.unheld and not worker.replaying:
         out.extend(batches.give_back_unheld(state, worker, now))
     fields = {"worker": worker.name, "server": worker.server, "max_connections": worker.max_connections}
@@ -107,10 +110,28 @@ def hello(
 
 def stored(state: State, balancer: Balancer, event: WorkerStored, now: Now) -> list[Command]:
     worker = state.workers[event.worker]
-    if worker.connected and worker.hello == event.hello:
+    if (worker.peer, worker.hello) == (event.peer, event.hello):
         worker.welcomed = True
         balancer.update(worker, now.mono)
     return []
+
+
+def _set_bucket(state: State, balancer: Balancer, worker: Worker, now: Now) -> None:
+    """One bucket a server, whichever of its workers says its rate."""
+    same = [w for w in state.workers.values() if w.server == worker.server and (w is worker or w.connected)]
+    rates = [w.rate for w in (worker, *same) if w.rate]
+    bucket = state.quotas.bucket(f"server:{worker.server}", rates[0], now) if rates else None
+    for each in same:
+        if each.bucket is not bucket:
+            each.bucket = bucket
+            balancer.update(each, now.mono)
+
+
+def _is_stopped(batch: Batch) -> bool:
+    """Nothing more of it shall be begun."""
+    campaign = batch.campaign
+    stopped = campaign.phase is Phase.PAUSED or campaign.closed_as is not None
+    return stopped or batch.worker.state == "maint"
 
 
 def _adoptable(state: State, held: wire.HeldBatch) -> bool:
@@ -121,6 +142,8 @@ def _adoptable(state: State, held: wire.HeldBatch) -> bool:
 def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> list[Command]:
     """After a restart of the broker: batches that a worker still has go on where they are."""
     worker = state.workers[event.worker]
+    if (worker.peer, worker.hello) != (event.peer, event.hello):
+        return []  # it has said hello since, and what it holds now is being read
     foreign: list[int] = []
     """Batches of which nothing is to be sent any more, or that another journal's broker gave out."""
     for held in event.batches:
@@ -147,6 +170,8 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
             campaign.in_flight_retries += message.retry
         if batch is not None:
             state.batches[batch.number] = worker.batches[batch.number] = batch
+            if _is_stopped(batch):
+                foreign.append(held.batch)
         else:
             foreign.append(held.batch)
     worker.holding_read = True

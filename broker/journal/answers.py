@@ -18,9 +18,9 @@ def answer(command: ReadFresh | ReadRetries | ReadHeld | LookUp, journal: Journa
             return FreshRead(campaign, rows, read)
         case ReadRetries(campaign, after, due_upto, limit):
             return RetriesRead(campaign, *journal.retries(campaign, after, due_upto, limit))
-        case ReadHeld(worker, batches):
+        case ReadHeld(worker, peer, hello, batches):
             ids = [message_id(held.campaign, index) for held in batches for index in held.indices]
-            return HeldRead(worker, batches, journal.stored(ids))
+            return HeldRead(worker, peer, hello, batches, journal.stored(ids))
         case LookUp(worker, outcomes, peer, upto):
             numbers = {outcome.campaign for outcome in outcomes}
             found = {number: journal.campaign_by_number(number) for number in numbers}

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from broker.core.commands import AddRecipients, Change, SetMessages, SetSent
+from broker.core.commands import AddRecipients, Change, PutOff, SetMessages, SetSent
 from broker.journal.store import Journal
 
 GROUP_ROWS_MAX = 20_000
@@ -25,6 +25,9 @@ STEP_S = 0.05
 
 PATIENCE_S = 0.02
 """How long a group that isn't urgent waits for more."""
+
+
+_WITH_ROWS = (SetSent, SetMessages, AddRecipients, PutOff)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,7 @@ class GroupCommit:
     def write(self, changes: Sequence[Change], done: Callable[[], None], *, urgent: bool = True) -> None:
         """Applies changes in one transaction with others; `done` when they are on disk. Without changes:
         `done` when all that was asked for before is on disk. Not urgent: a few ms later will do."""
-        rows = sum(
-            len(c.rows) if isinstance(c, SetSent | SetMessages | AddRecipients) else 1 for c in changes
-        )
+        rows = sum(len(c.rows) if isinstance(c, _WITH_ROWS) else 1 for c in changes)
         self._add(_Job(lambda: self._journal.apply(changes), lambda _: done(), rows, True, urgent))
 
     def write_call(self, run: Callable[[], Any], done: Callable[[Any], None], rows: int) -> None:

@@ -14,6 +14,7 @@ from broker.core.commands import (
     AddCampaign,
     AddRecipients,
     Change,
+    PutOff,
     SetCampaign,
     SetMessages,
     SetQuota,
@@ -43,6 +44,7 @@ UPDATE message SET state = 3, attempts = ?2, code = ?3, reply = ?4, worker = ?5,
     first_at = coalesce(first_at, nullif(?6, 0)), last_at = ?7
 WHERE id = ?1
 """
+_PUT_OFF = "UPDATE message SET state = 1, due_at = ?2, reply = coalesce(nullif(reply, ''), ?3) WHERE id = ?1"
 _SET_CAMPAIGN = """
 UPDATE campaign SET phase = ?2, chunks = ?3, total = ?4, counts = ?5, attempts = ?6, unknown = ?7,
     duplicates = ?8, marks = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13
@@ -164,6 +166,8 @@ class SqliteJournal(Reads):
                 db.executemany(_SET_SENT, sent)
             case SetMessages(rows):
                 db.executemany(_SET_MESSAGE, rows)
+            case PutOff(put_off):
+                db.executemany(_PUT_OFF, put_off)
             case SetCampaign():
                 # Every report of a worker changes it; only the last change of a group is worth a statement.
                 self._campaign_changes[change.number] = change
@@ -235,8 +239,8 @@ class SqliteJournal(Reads):
         self._set_campaigns()
         self._write(
             "UPDATE campaign SET recount = 1, finished_at = 0, closed_as = NULL,"
-            " phase = CASE phase WHEN ?1 THEN ?1 ELSE ?2 END WHERE number = ?3",
-            (int(Phase.PAUSED), int(Phase.ACTIVE), campaign),
+            " phase = CASE phase WHEN ?1 THEN ?1 ELSE ?2 END WHERE number = ?3 AND phase <> ?4",
+            (int(Phase.PAUSED), int(Phase.ACTIVE), campaign, int(Phase.CANCELLED)),
         )
 
     def restate(
@@ -281,4 +285,4 @@ def _sqlite_version() -> tuple[int, ...]:
 
 
 assert INDEX_BITS == 32  # the index on due_at and the ranges above say so in SQL
-assert int(Stored.SENT) == 3  # so says _SET_SENT
+assert (int(Stored.DEFERRED), int(Stored.SENT)) == (1, 3)  # so say _PUT_OFF and _SET_SENT

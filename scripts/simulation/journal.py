@@ -11,6 +11,7 @@ from broker.core.commands import (
     AddCampaign,
     AddRecipients,
     Change,
+    PutOff,
     SetCampaign,
     SetMessages,
     SetQuota,
@@ -119,6 +120,11 @@ class MemoryJournal:
                         after = _Row(row.address, row.values, 3, attempts, code, reply, worker, first_at,
                                      ended_at, row.due_at, row.history)  # fmt: skip
                         self._set(id_, row, after)
+            case PutOff(put_off):
+                for id_, due, why in put_off:
+                    if (row := self._messages.get(id_)) is not None:
+                        reply = row.reply or why
+                        self._set(id_, row, row._replace(state=1, due_at=due, reply=reply))
             case SetMessages(rows):
                 for id_, state, attempts, code, reply, worker, began_at, ended_at, due_at, history in rows:
                     if (row := self._messages.get(id_)) is not None:
@@ -187,6 +193,8 @@ class MemoryJournal:
 
     def reopen(self, campaign: int) -> None:
         row = self._changing[campaign]
+        if row["phase"] == Phase.CANCELLED:
+            return
         phase = row["phase"] if row["phase"] == Phase.PAUSED else int(Phase.ACTIVE)
         change = {"recount": True, "finished_at": 0, "closed_as": None, "phase": phase}
         self._put(self._changing, campaign, row | change)

@@ -93,7 +93,7 @@ def test_a_pick_is_the_best_of_all_eligible(fleet: list[Worker], todo: list[Step
                 worker.busy, worker.external = worker.in_flight, detail
                 worker.in_flight_at_report = worker.in_flight
             case "fail":
-                worker.breaker.failed(now, lambda a, b: b)
+                worker.breaker.failed(now, now, lambda a, b: b)
             case "heal":
                 worker.breaker.succeeded(now)
             case "drain" | "ready":

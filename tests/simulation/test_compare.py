@@ -1,6 +1,7 @@
 """scripts/simulate compare: the oracle, the contenders and the bars, at a small scale."""
 
 import random
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -22,7 +23,7 @@ from scripts.simulation.compare.contenders import (
 )
 from scripts.simulation.compare.lab import Case, sites
 from scripts.simulation.compare.policies import POLICIES, Policy
-from scripts.simulation.compare.report import into_document, result
+from scripts.simulation.compare.report import into_document, place, result
 
 
 def worker(number: int, **more: object) -> Worker:
@@ -68,6 +69,11 @@ def test_the_oracle_leaves_a_slow_server_out_at_the_end() -> None:
 def test_the_oracle_knows_when_a_server_slows_down() -> None:
     site = oracle.Site(10, ((0.0, 0.01), (1.0, 0.1)))
     assert oracle.makespan([site], 1_500, seed=1) == pytest.approx(1.0 + 500 / 100, rel=0.1)
+
+
+def test_the_oracle_takes_the_fastest_free_connection() -> None:
+    took = oracle.times(sites([100.0, 0.001, 10.0], 1), [0.0, 1.0, 2.0], seed=1)
+    assert max(took) < 0.1
 
 
 def test_the_oracles_times_are_those_of_erlang() -> None:
@@ -164,7 +170,7 @@ def test_one_seed_one_result() -> None:
 
 
 def test_black_hole() -> None:
-    found, bars = bars_of("black-hole", 0.4, "least-connections", "round-robin")
+    found, bars = bars_of("black-hole", 0.2, "least-connections", "round-robin")
     assert all(bar.held for bar in bars), bars
     assert found["round-robin"]["offered"] > 5
 
@@ -199,6 +205,16 @@ def test_a_table_finds_its_place_in_a_document() -> None:
     assert "old" not in written
     with pytest.raises(ValueError, match="compare rates"):
         into_document("no place\n", found)
+    with pytest.raises(ValueError, match="compare rates"):
+        into_document("<!-- compare rates -->\n<!-- compare equal -->\n<!-- end -->\n", found)
+    empty = "<!-- compare rates -->\n<!-- end -->\n<!-- compare equal -->\n<!-- end -->\n"
+    assert into_document(empty, found).endswith("|\n<!-- end -->\n<!-- compare equal -->\n<!-- end -->\n")
+
+
+def test_the_page_has_a_place_for_each_table() -> None:
+    page = (Path(__file__).parents[2] / "docs/balancing.md").read_text("utf-8")
+    for name in SCENARIOS:
+        place(page, name)
 
 
 def test_the_list_needs_no_run() -> None:

@@ -13,7 +13,7 @@ from scripts.simulation.compare import plots
 from scripts.simulation.compare.catalogue import SCENARIOS
 from scripts.simulation.compare.lab import Case, Run, StuckError
 from scripts.simulation.compare.policies import POLICIES
-from scripts.simulation.compare.report import into_document, result
+from scripts.simulation.compare.report import into_document, place, result
 from scripts.simulation.compare.scenario import Figures
 
 _ORACLE = "oracle"
@@ -52,6 +52,16 @@ def compare_all(
             perfect = runs.pop(_ORACLE).figures
             if runs:
                 yield name, runs, perfect
+
+
+def _has_places(document: Path, scenarios: list[str]) -> None:
+    """Before anything is run: whether each table has its place."""
+    text = document.read_text("utf-8")
+    for name in scenarios:
+        try:
+            place(text, name)
+        except ValueError as error:
+            raise click.ClickException(f"{document}: {error}") from error
 
 
 def _list(_: click.Context, __: click.Parameter, wanted: bool) -> None:
@@ -115,18 +125,18 @@ def compare(
             plots.need_matplotlib()
         except plots.NoMatplotlibError as error:
             raise click.ClickException(str(error)) from error
+    names = list(scenarios) or list(SCENARIOS)
+    if document is not None:
+        _has_places(document, names)
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "120")  # rich would cut tables at 80
     status = 0
-    for name, runs, perfect in compare_all(list(scenarios) or list(SCENARIOS), list(policies), seed, jobs):
+    for name, runs, perfect in compare_all(names, list(policies), seed, jobs):
         scenario = SCENARIOS[name]
         found = result(scenario, seed, {policy: run.figures for policy, run in runs.items()}, perfect)
         status |= show(found, as_json, check)
         if document is not None:
-            try:
-                document.write_text(into_document(document.read_text("utf-8"), found), "utf-8")
-            except ValueError as error:
-                raise click.ClickException(f"{document}: {error}") from error
+            document.write_text(into_document(document.read_text("utf-8"), found), "utf-8")
         if folder is not None and scenario.plots:
             for path in plots.draw(scenario, runs, seed, folder):
                 click.echo(path, err=True)

@@ -143,7 +143,7 @@ class Sessions(Contender):
         self._sessions: dict[str, int] = {}
 
     def is_eligible(self, worker: Worker, now: float) -> bool:
-        """The engine's breaker stands for its health check: down, it gets one message at a time, for proof."""
+        """The engine's breaker stands for its health check: down, it gets one message, for proof."""
         breaker = worker.breaker
         is_well = not breaker.is_open or (breaker.lets_probe(now) and not worker.batches)
         return is_well and super().is_eligible(worker, now)

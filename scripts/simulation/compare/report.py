@@ -46,12 +46,20 @@ def markdown(found: Result) -> str:
 
 
 def into_document(text: str, found: Result) -> str:
-    """The document with this table in the place of the one between its scenario's marks.
+    """The document with this table in its place."""
+    begin, end = place(text, found.name)
+    return f"{text[:begin]}{markdown(found)}\n{text[end:]}"
+
+
+def place(text: str, scenario: str) -> tuple[int, int]:
+    """Where a document has a scenario's table: between its marks, of which each has a line of its own.
 
     Raises ValueError where it has no such marks."""
-    begin, end = f"<!-- compare {found.name} -->\n", "\n<!-- end -->"
-    before, mark, rest = text.partition(begin)
-    _, end_mark, after = rest.partition(end)
-    if not mark or not end_mark:
-        raise ValueError(f"it has no line {begin.strip()!r} with a line {end.strip()!r} below")
-    return f"{before}{mark}{markdown(found)}{end_mark}{after}"
+    mark, end_mark = f"<!-- compare {scenario} -->\n", "<!-- end -->\n"
+    begin = text.find(mark) + len(mark)
+    end = text.find(end_mark, begin)
+    if begin < len(mark) or end < 0 or "<!-- compare" in text[begin:end]:
+        raise ValueError(
+            f"it has no line {mark.strip()!r} with a line {end_mark.strip()!r} of its own below it"
+        )
+    return begin, end

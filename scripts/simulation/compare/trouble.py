@@ -82,7 +82,7 @@ def _tarpit_bars(found: Found, _: Figures) -> list[Bar]:
 
 # --- return ------------------------------------------------------------------------------------
 
-RETURN_MESSAGES = 90_000
+RETURN_MESSAGES = 65_000
 DOWN_S = 5.0
 SLOW_START_S = 20.0
 
@@ -206,7 +206,7 @@ SCENARIOS = (
     ),
     Scenario(
         "return",
-        "Four equal servers and a campaign of 90,000; after 5 s one goes down for 5 s, and comes back "
+        "Four equal servers and a campaign of 65,000; after 5 s one goes down for 5 s, and comes back "
         "cold: it takes one connection more each second. Connections above the ramp (20 s, from when the "
         "broker learns of the return), and connections that it had to turn away.",
         (

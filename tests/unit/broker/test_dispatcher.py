@@ -239,10 +239,12 @@ def test_no_batch_overtakes_the_welcome() -> None:
     commands = book.core.handle(e.FromWorker(b"a", 7, message), book.now)
     assert not only(commands + book.core.dispatch(book.now), c.SendBatch)
     (persist,) = only(commands, c.Persist)
-    assert isinstance(persist.then[0], c.ToWorker) and persist.then[1] == c.Raise(e.WorkerStored("a", 7))
+    assert isinstance(persist.then[0], c.ToWorker) and persist.then[1] == c.Raise(
+        e.WorkerStored("a", b"a", 7)
+    )
     book.core.handle(e.FromWorker(b"a", 8, message), book.now)  # again, before that was flushed
-    assert not only(book.say(e.WorkerStored("a", 7)), c.SendBatch)
-    assert only(book.say(e.WorkerStored("a", 8)), c.SendBatch)
+    assert not only(book.say(e.WorkerStored("a", b"a", 7)), c.SendBatch)
+    assert only(book.say(e.WorkerStored("a", b"a", 8)), c.SendBatch)
 
 
 def test_an_older_process_of_the_same_name_is_told_and_stops() -> None:
@@ -379,7 +381,7 @@ def test_what_is_told_twice_counts_once() -> None:
     (look_up,) = only(book.say(e.FromWorker(b"a", 0, wire.Outcomes(0, [outcome]))), c.LookUp)
     book.core.state.live.clear()
     campaign = book.core.state.campaigns[1]
-    for waiting in (campaign.ready, campaign.again):
+    for waiting in (campaign.ready, *campaign.lanes.values()):
         waiting.clear()
     row = stored_row(state=Stored.SENT, ended_at=WALL + 10)
     commands = book.core.handle(
@@ -544,7 +546,13 @@ def test_held_mail_of_a_worker_that_wakes_up_stays_held() -> None:
     held = wire.HeldBatch(77, 1, [0, 1])
     (read,) = only(book.hello("a", holding=[held]), c.ReadHeld)
     out = book.say(
-        e.HeldRead("a", read.batches, {(1 << 32) + n: stored_row(n, state=Stored.HELD) for n in (0, 1)})
+        e.HeldRead(
+            "a",
+            read.peer,
+            read.hello,
+            read.batches,
+            {(1 << 32) + n: stored_row(n, state=Stored.HELD) for n in (0, 1)},
+        )
     )
     assert not book.core.state.batches
     assert c.ToWorker(b"a", wire.Revoke([77])) in only(out, c.ToWorker)

@@ -7,8 +7,8 @@ import pytest
 
 from broker import queries, reopening
 from broker.core import commands as c
-from broker.core.events import Event, Reopened
 from broker.core.dispatcher import Dispatcher
+from broker.core.events import Event, Reopened
 from broker.core.settings import Settings
 from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.journal.group_commit import GroupCommit

@@ -266,7 +266,8 @@ def test_a_journal_of_version_1_is_migrated(tmp_path: Path) -> None:
     db.execute((Path(__file__).parents[2] / "data" / "journal_v1.sql").read_text())
     db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = 1")
     db.execute(
-        "INSERT INTO campaign VALUES (7, 'c7', 's7', x'00', x'00', ?, 1, 2, 1, 1, 3, ?, 0, 0, 0, ?, 0, NULL, 0)",
+        "INSERT INTO campaign"
+        " VALUES (7, 'c7', 's7', x'00', x'00', ?, 1, 2, 1, 1, 3, ?, 0, 0, 0, ?, 0, NULL, 0)",
         (codec.pack_struct(Options()), codec.pack({}), message_id(7, 0)),
     )
     for index in range(3):
