@@ -120,10 +120,10 @@ class Submission:
         return sends
 
     def end(self, now: float) -> list[Send]:
-        """All recipients are added."""
+        """All recipients are added. COMMIT follows the last chunk at once: one flush stores them both."""
         assert self.phase is Phase.STREAMING, "a submission that isn't streaming was ended"
         self._ended = True
-        return [] if self._window or self._reopening else self._commit(now)
+        return [] if self._reopening else self._commit(now)
 
     def fail(self, error: ClientError) -> None:
         self.phase, self.error = Phase.FAILED, error
@@ -142,7 +142,7 @@ class Submission:
             case CampaignOpen() if self._reopening and request in self._requests:
                 return self._opened(message, now)
             case RecipientsStored():
-                return self._chunk_stored(message, now)
+                self._chunk_stored(message, now)
             case SubmitOk() if self.phase is Phase.COMMITTING and message.campaign == self.campaign:
                 self._done(message.recipients)
             case Error() if request in self._requests:
@@ -195,9 +195,9 @@ class Submission:
             self._took(self._window.popleft(), now)
         self._reopening = False
         self._requests.clear()
-        if self._ended and not self._window:
-            return self._commit(now)
         sends = [self._send_chunk(chunk) for chunk in self._window]
+        if self._ended:
+            return [*sends, *self._commit(now)]
         self._expect(now)
         return sends
 
@@ -222,19 +222,14 @@ class Submission:
             )
         return self.error is None
 
-    def _chunk_stored(self, message: RecipientsStored, now: float) -> list[Send]:
+    def _chunk_stored(self, message: RecipientsStored, now: float) -> None:
         if message.campaign != self.campaign:
-            return []
+            return
         for chunk in self._window:
             if chunk.number == message.chunk:
                 self._window.remove(chunk)
                 self._took(chunk, now)
                 break
-        else:
-            return []
-        if self._ended and not self._window and not self._reopening:
-            return self._commit(now)
-        return []
 
     def _took(self, chunk: _Chunk, now: float) -> None:
         self.stored += len(chunk.rows)

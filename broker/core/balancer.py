@@ -260,7 +260,8 @@ class Balancer:
             return worker.breaker.paused_until
         if worker.bucket is None or worker.bucket.available(now, 1):
             return now
-        return max(worker.bucket.next_at(now), now + WAIT_S_MIN)
+        until = worker.bucket.next_at(now)
+        return until if until > now else now + WAIT_S_MIN
 
     def _wait(self, worker: Worker, until: float, now: float) -> None:
         if until == inf:

@@ -176,14 +176,17 @@ class Persist:
 
     @property
     def can_wait(self) -> bool:
-        """A worker doesn't wait for the confirmation of its outcomes, nor a rate for its allowance, which is
-        told of early; everyone else waits for an answer."""
-        return all(
-            isinstance(then.message, wire.OutcomesCommitted)
-            if isinstance(then, ToWorker)
-            else isinstance(then, Raise) and isinstance(then.event, QuotaStored)
-            for then in self.then
-        )
+        """Nobody waits for it: a worker not for the confirmation of its outcomes, a client not for that of a
+        chunk, which COMMIT follows, a rate not for its allowance, which is told of early."""
+        return all(map(_can_wait, self.then))
+
+
+def _can_wait(then: "Reply | ToWorker | Raise") -> bool:
+    match then:
+        case Reply(_, _, message) | ToWorker(_, message):
+            return isinstance(message, wire.OutcomesCommitted | wire.RecipientsStored)
+        case Raise(event):
+            return isinstance(event, QuotaStored)
 
 
 @dataclass(frozen=True, slots=True)

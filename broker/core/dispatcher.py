@@ -37,6 +37,7 @@ from evenpost.wire.errors import Code
 
 _RATE_EVERY_S = 1.0
 _TICKS_A_LOOK = 10
+_CLOCK_SET_S = 0.05
 _RATE_EWMA = 0.4
 
 
@@ -113,6 +114,7 @@ class Dispatcher:
 
     def dispatch(self, now: Now) -> list[Command]:
         """Reads for what runs low, and batches for free workers."""
+        sending.wake(self.state, self.balancer, now)
         out = reading.reads(self.state, now)
         out.extend(sending.dispatch(self.state, self.balancer, now))
         out.extend(sending.promises(self.state, now))
@@ -169,6 +171,10 @@ class Dispatcher:
                 out.append(Log("info", "broker.recovered", {"silent_workers": silent}))
         state.sleeping.tidy()
         state.ticks += 1
+        clocks_differ_by = now.wall / 1000 - now.mono
+        if abs(clocks_differ_by - state.clocks_differed_by) > _CLOCK_SET_S:
+            state.awake.update(state.campaigns)  # the wall clock was set: what waits for a time looks anew
+        state.clocks_differed_by = clocks_differ_by
         for campaign in list(state.campaigns.values()):
             # Whoever waits is woken by what it waits for; looking now and then costs little and forgives.
             due = campaign.next_due is not None and campaign.next_due <= now.wall

@@ -29,7 +29,10 @@ def reads(state: State, now: Now) -> list[Command]:
     for campaign in state.awake.values():
         if campaign.waiting:
             state.turns.add(campaign)
-        if campaign.reading or not campaign.started(now):
+        if not campaign.started(now):
+            state.sleeping.put(campaign, campaign.opens_at(now))
+            continue
+        if campaign.reading:
             continue
         # What waits for limited domains has a window of its own for each: see `_put_off`.
         free_to_go = len(campaign.ready) + sum(map(len, campaign.unresolved.values()))

@@ -38,13 +38,13 @@ def dispatch(state: State, balancer: Balancer, now: Now) -> list[Command]:
     """Gives out batches as long as there is both a message that may go and a worker that is free."""
     if state.recovering_until is not None:
         return []
-    _wake(state, balancer, now)
     out: list[Command] = []
     full: set[Pools] = set()
     for priority in range(PRIORITIES - 1, -1, -1):
         while (campaign := state.turns.first(priority, full)) is not None:
             if not campaign.waiting or not campaign.started(now):
                 state.turns.leave(campaign)
+                state.sleeping.put(campaign, campaign.opens_at(now) if campaign.waiting else inf)
                 continue
             given = _next(state, balancer, campaign, now)
             if given is None:
@@ -230,14 +230,16 @@ def _sleep(state: State, who: Campaign | Group, until: float, now: Now) -> None:
         state.sleeping.put(who, until if until > now.mono else now.mono + WAIT_S_MIN)
 
 
-def _wake(state: State, balancer: Balancer, now: Now) -> None:
+def wake(state: State, balancer: Balancer, now: Now) -> None:
     """Whoever waited for time or for a rate and may go now."""
+    if state.recovering_until is not None:
+        return
     balancer.refresh(now.mono)
     for who in state.sleeping.woken(now.mono):
         if isinstance(who, Group):
             _wake_group(state, who, now)
-        elif who.waiting:
-            state.turns.add(who)
+        else:
+            state.awake[who.number] = who
     for key in state.quotas.freed:
         bucket = state.quotas.buckets[key]
         for worker in state.workers.values():
@@ -258,7 +260,7 @@ def _wake_group(state: State, group: Group, now: Now) -> None:
         if campaign.waiting:
             state.turns.add(campaign)
     if group.blocked and group.bucket is not None:
-        _sleep(state, group, max(group.bucket.next_at(now.mono), now.mono + WAIT_S_MIN), now)
+        _sleep(state, group, group.bucket.next_at(now.mono), now)
 
 
 def next_at(state: State, balancer: Balancer) -> float:

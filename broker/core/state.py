@@ -270,6 +270,15 @@ class Campaign:
             return False
         return self.window is None or self.window.is_open(now.wall)
 
+    def opens_at(self, now: Now) -> float:
+        """When it may send (monotonic), should nobody stop it; infinity where somebody has."""
+        if not self.sendable:
+            return inf
+        at = max(now.wall, self.options.start_at or 0)
+        if self.window is not None:
+            at = self.window.opens_at(at)
+        return now.mono + (at - now.wall) / 1000
+
 
 class Sleepers:
     """Campaigns and groups of domains that wait for a rate's next token, the first to wake first."""
@@ -349,6 +358,8 @@ class State:
     """Campaigns to which something has happened since the last dispatch."""
     ticked_at: float = 0.0
     ticks: int = 0
+    clocks_differed_by: float = 0.0
+    """Wall less monotonic time (s), at the last tick."""
 
     def forget(self, campaign: Campaign) -> None:
         """Drops a campaign that has ended: the journal has it."""

@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from client import Campaign, Client
 from scripts.benches.paced_sink import STAMPED_DOMAIN, PacedSink, paced_sinks
 from tests.integration.cluster import ROOT, Cluster, newsletter, wait_until
@@ -68,6 +70,7 @@ def test_the_faster_server_takes_the_larger_part(tmp_path: Path) -> None:
         assert fast.count() > 3 * slow.count(), (fast.count(), slow.count())
 
 
+@pytest.mark.slow
 def test_a_rate_holds_in_any_second_by_the_servers_clock(tmp_path: Path) -> None:
     total, rate = 80, 20
     with paced_sinks([0.0]) as [sink], running(tmp_path, w=(url(sink), "--rate", f"{rate}/s")) as (_, client):
@@ -218,6 +221,7 @@ def test_messages_that_run_wait_and_have_ended_are_explained(tmp_path: Path) -> 
         client.cancel(receipt.campaign)
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_three_connections_gets_three(tmp_path: Path) -> None:
     total = 600
     with (

@@ -37,8 +37,9 @@ def test_the_locks_hold_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     runtime = set(project["dependencies"])
     test = runtime | set(project["optional-dependencies"]["test"])
-    for name, wanted in (("requirements.lock", runtime), ("requirements-test.lock", test), ("requirements-plots.lock", test)):
-        locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / name).read_text(), re.MULTILINE))
+    locks = {"requirements": runtime, "requirements-test": test, "requirements-plots": test}
+    for name, wanted in locks.items():
+        locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / f"{name}.lock").read_text(), re.MULTILINE))
         names = {re.split(r"[<>=!~;\s\[]", d)[0].lower() for d in wanted}
         assert names <= locked, names - locked
 

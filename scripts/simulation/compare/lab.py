@@ -82,8 +82,8 @@ class Recorder(Watch):
         """Time, worker, messages: what the broker has given out."""
         self.idle_while_waiting = 0
         """Turns at whose end a message waited while an eligible connection was free."""
-        self.returned: dict[str, float] = {}
-        """When the broker saw a server return."""
+        self.returned: list[tuple[float, str]] = []
+        """When the broker saw a server return, and whose worker's."""
         self.times: dict[int, float] = {}
         """When each message was taken first, by id."""
         self.copies = 0
@@ -117,7 +117,7 @@ class Recorder(Watch):
 
     def log(self, who: str, level: str, event: str, fields: dict[str, Any]) -> None:
         if event == "server.returned":
-            self.returned[str(fields["worker"])] = self.world.time
+            self.returned.append((self.world.time, str(fields["worker"])))
 
     def dispatched(self, broker: "BrokerHost") -> None:
         state = broker.core.state

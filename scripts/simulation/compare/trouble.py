@@ -122,7 +122,7 @@ def returns(case: Case) -> Run:
     lab.submit(RETURN_MESSAGES)
     lab.run_until_done()
     # The ramp begins when the broker learns of the return; where a policy has none, when the server is back.
-    since = lab.seen.returned.get("w1", back_at)
+    since = next((at for at, name in lab.seen.returned if name == "w1" and at >= back_at), back_at)
     over = 0
     for time, ours, _ in server.open_over_time:
         if since < time <= since + SLOW_START_S:

@@ -61,10 +61,11 @@ def test_the_straight_way() -> None:
     assert machine.receive(FIRST + 1, RecipientsStored("c1", 0), 1.1) == []
     assert machine.room and machine.stored == 2
     assert chunks(machine.add(rows(4), 1.2)) == [2]
-    assert machine.end(1.3) == []
+    commit = machine.end(1.3)
+    assert messages(commit) == [Commit("c1", chunks=3, recipients=6)], "at once: one flush stores both"
     machine.receive(FIRST + 2, RecipientsStored("c1", 1), 1.4)
-    commit = machine.receive(FIRST + 3, RecipientsStored("c1", 2), 1.5)
-    assert messages(commit) == [Commit("c1", chunks=3, recipients=6)]
+    machine.receive(FIRST + 3, RecipientsStored("c1", 2), 1.5)
+    assert machine.phase is Phase.COMMITTING
     machine.receive(commit[0].request, SubmitOk("c1", 6), 1.6)
     assert (machine.phase, machine.stored, machine.again) == (Phase.DONE, 6, False)
     assert machine.wake_at is None
@@ -90,9 +91,19 @@ def test_an_earlier_run_is_taken_up() -> None:
     machine = opened(next_chunk=2, recipients=4)
     assert machine.skip == 4 and machine.stored == 4
     assert chunks(machine.add(rows(4), 0.2)) == [2]
-    machine.end(0.3)
-    commit = machine.receive(FIRST + 1, RecipientsStored("c1", 2), 0.4)
-    assert messages(commit) == [Commit("c1", chunks=3, recipients=6)]
+    assert messages(machine.end(0.3)) == [Commit("c1", chunks=3, recipients=6)]
+
+
+def test_a_commit_whose_chunk_was_lost_follows_it_again() -> None:
+    machine = opened()
+    machine.add(rows(0), 1.0)
+    [commit] = machine.end(1.0)
+    machine.receive(commit.request, Error(Code.OUT_OF_ORDER, "0 chunks are stored"), 1.1)
+    [again] = machine.tick(1.1)
+    sends = machine.receive(again.request, CampaignOpen("c1", 0, 0, False), 1.2)
+    chunk, second = messages(sends)
+    assert isinstance(chunk, Recipients) and chunk.chunk == 0
+    assert second == Commit("c1", chunks=1, recipients=2)
 
 
 def test_after_a_lost_acknowledgement_it_opens_again_and_goes_on_from_what_is_stored() -> None:
@@ -231,8 +242,9 @@ class Broker:
                 return [RecipientsStored("c1", message.chunk)]
             case Recipients():
                 return [Error(Code.OUT_OF_ORDER, f"expected {len(self.stored)}")]
+            case Commit() if message.chunks != len(self.stored):
+                return [Error(Code.OUT_OF_ORDER, f"{len(self.stored)} chunks are stored")]
             case Commit():
-                assert message.chunks == len(self.stored)
                 self.commits += not self.committed
                 self.committed = True
                 return [SubmitOk("c1", message.recipients)]
