@@ -1,6 +1,5 @@
 """What the core knows: campaigns, messages in memory, batches and workers."""
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from broker.core.groups import Group, Groups, Lane
 from broker.core.picks import Picks
 from broker.core.quotas import Quotas
 from broker.core.settings import Settings
+from broker.core.sleepers import Sleepers
 from broker.core.turns import Turns
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
@@ -278,43 +278,6 @@ class Campaign:
         if self.window is not None:
             at = self.window.opens_at(at)
         return now.mono + (at - now.wall) / 1000
-
-
-class Sleepers:
-    """Campaigns and groups of domains that wait for a rate's next token, the first to wake first."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Campaign | Group]] = []
-        self._pushed = 0
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def put(self, who: Campaign | Group, wakes_at: float) -> None:
-        if wakes_at >= who.wakes_at:
-            return  # it wakes before that
-        who.wakes_at = wakes_at
-        self._pushed += 1
-        heapq.heappush(self._heap, (wakes_at, self._pushed, who))
-
-    def next_at(self) -> float:
-        heap = self._heap
-        while heap and heap[0][0] != heap[0][2].wakes_at:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else inf
-
-    def woken(self, now: float) -> list[Campaign | Group]:
-        found: list[Campaign | Group] = []
-        while self.next_at() <= now:
-            who = heapq.heappop(self._heap)[2]
-            who.wakes_at = inf
-            found.append(who)
-        return found
-
-    def tidy(self) -> None:
-        """Drops what is void: a token may be a day away. To be called now and then."""
-        self._heap = [entry for entry in self._heap if entry[0] == entry[2].wakes_at]
-        heapq.heapify(self._heap)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""What operators say to the broker of its workers, and its answers to why. docs/protocol.md has it in prose."""
+"""What operators say to the broker of its workers, and its answers to why. docs/protocol.md."""
 
 from typing import Annotated
 
