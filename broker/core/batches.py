@@ -57,7 +57,7 @@ def judge(state: State, batch: Batch, now: Now) -> list[Command]:
     """What the batch tells of its server: whether the breaker opens or closes, or the worker pauses."""
     worker, breaker = batch.worker, batch.worker.breaker
     fields: dict[str, Any] = {"worker": worker.name, "server": worker.server}
-    if batch.answered and breaker.succeeded(now.mono):
+    if batch.answered and breaker.succeeded(batch.made_at, now.mono):
         fields["slow_start_s"] = state.settings.slow_start_s
         return [Log("info", "server.returned", fields)]
     fields |= {"batch": batch.number, "reason": worker.reason}

@@ -81,9 +81,12 @@ class Breaker:
         self.paused_at, self.paused_until = now, now + wait
         return wait
 
-    def succeeded(self, now: float) -> bool:
-        """The server answered about a message. Whether that closed the breaker."""
+    def succeeded(self, made_at: float, now: float) -> bool:
+        """The server answered about a message of a batch given out at `made_at`. Whether that closed the
+        breaker: what was under way when it opened had its answer before the server failed."""
         was_open = self.is_open
+        if was_open and made_at <= self.opened_at:
+            return False
         self.failures = 0
         if was_open:
             self.returned_at = now

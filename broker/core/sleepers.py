@@ -14,7 +14,7 @@ class Sleepers:
     to wake first. One is in it once."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, "Campaign | Group"]] = []
+        self._heap: list[tuple[float, int, Campaign | Group]] = []
         self._pushed = 0
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class Sleepers:
         return heap[0][0] if heap else inf
 
     def woken(self, now: float) -> "list[Campaign | Group]":
-        found: "list[Campaign | Group]" = []
+        found: list[Campaign | Group] = []
         while self.next_at() <= now:
             who = heapq.heappop(self._heap)[2]
             who.wakes_at = inf

@@ -95,7 +95,7 @@ def test_a_pick_is_the_best_of_all_eligible(fleet: list[Worker], todo: list[Step
             case "fail":
                 worker.breaker.failed(now, now, lambda a, b: b)
             case "heal":
-                worker.breaker.succeeded(now)
+                worker.breaker.succeeded(now, now)
             case "drain" | "ready":
                 worker.operator_state = what  # type: ignore[assignment]  # one of the words
             case "limit":

@@ -230,7 +230,7 @@ def test_failures_weigh_on_the_key_and_fade() -> None:
     flaky, busy = worker("flaky", 1), worker("busy", 2, in_flight=1)
     for _ in range(10):
         flaky.breaker.failed(0.0, 0.0, lambda a, b: b)
-        flaky.breaker.succeeded(0.0)
+        flaky.breaker.succeeded(0.0, 0.0)
     flaky.breaker.returned_at = None
     bench = Bench(flaky, busy)
     assert bench.pick() == "busy"

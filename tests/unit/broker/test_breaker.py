@@ -22,7 +22,7 @@ def test_a_success_between_keeps_it_closed() -> None:
     breaker = Breaker()
     for _ in range(5):
         breaker.failed(0.0, 0.0, most)
-        assert not breaker.succeeded(0.0)
+        assert not breaker.succeeded(0.0, 0.0)
     assert not breaker.is_open
 
 
@@ -32,7 +32,7 @@ def test_half_open_then_closed_with_a_slow_start() -> None:
     breaker.failed(0.0, 0.0, most)
     assert not breaker.lets_probe(0.9)
     assert breaker.lets_probe(1.0)
-    assert breaker.succeeded(2.0)
+    assert breaker.succeeded(1.0, 2.0)
     assert not breaker.is_open
     assert [breaker.ramp(t, 10.0) for t in (2.0, 7.0, 12.0, 12.1)] == [0.0, 0.5, 1.0, 1.0]
 
@@ -40,7 +40,7 @@ def test_half_open_then_closed_with_a_slow_start() -> None:
 def test_at_a_cold_start_there_is_no_ramp() -> None:
     assert Breaker().ramp(0.0, 10.0) == 1.0
     breaker = Breaker()
-    breaker.succeeded(0.0)
+    breaker.succeeded(0.0, 0.0)
     assert breaker.ramp(0.0, 10.0) == 1.0
 
 
@@ -73,3 +73,12 @@ def test_the_failure_rate_follows_and_fades() -> None:
     for _ in range(50):
         breaker.ended_well(30.0)
     assert breaker.failure_rate(30.0) < 0.01
+
+
+def test_what_was_answered_before_it_failed_does_not_close_it() -> None:
+    breaker = Breaker()
+    for _ in range(2):
+        breaker.failed(4.0, 5.0, most)
+    assert not breaker.succeeded(4.5, 5.1)
+    assert breaker.is_open
+    assert breaker.succeeded(6.0, 6.1)
