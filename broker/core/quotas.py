@@ -33,8 +33,9 @@ class Quotas:
     keys: dict[int, str] = field(default_factory=dict)
     campaigns: dict[str, "Campaign"] = field(default_factory=dict)
     """Those with a rate of their own, by its key."""
-    retired: dict[str, tuple[float, Bucket]] = field(default_factory=dict)
-    """Buckets of ended campaigns, and until when (monotonic) what they granted counts: one may be retried."""
+    retired: dict[str, tuple[float, int, Bucket]] = field(default_factory=dict)
+    """Buckets of ended campaigns, and until when (monotonic) what they granted counts: one may be retried. With
+    their numbers: a promise may be under way."""
     made: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
     """Which bucket of this name it is: a campaign's may go and another come."""
@@ -52,16 +53,15 @@ class Quotas:
         if not quotas:
             return None
         if bucket is None:
-            retired = self.retired.pop(key, None)
-            if retired is not None:
-                bucket = retired[1]
+            if key in self.retired:
+                _, self.numbers[key], bucket = self.retired.pop(key)
                 bucket.change(quotas, now)
             else:
                 bucket = Bucket(quotas, now, self.stored.pop(key, None))
+                self.made += 1
+                self.numbers[key] = self.made
             self.buckets[key] = bucket
             self.keys[id(bucket)] = key
-            self.made += 1
-            self.numbers[key] = self.made
             self.used.add(key)
         elif self.rates[key] != rate:
             bucket.change(quotas, now)
@@ -90,6 +90,8 @@ class Quotas:
 
     def promised(self, key: str, number: int) -> None:
         """The journal knows what was promised, to the bucket of that name and number."""
+        if key in self.retired and self.retired[key][1] == number:
+            self.retired[key][2].promised()
         if self.numbers.get(key) != number:
             return
         self.buckets[key].promised()
@@ -109,11 +111,12 @@ class Quotas:
         bucket = self.buckets.pop(key, None)
         if bucket is None:
             return []
-        del self.keys[id(bucket)], self.rates[key], self.numbers[key], self.campaigns[key]
+        del self.keys[id(bucket)], self.rates[key], self.campaigns[key]
         self.used.discard(key)
         self.freed.discard(key)
-        past = [key for key, (until, _) in self.retired.items() if until <= now.mono]
+        past = [old for old, (until, _, _) in self.retired.items() if until <= now.mono]
         for old in past:
             del self.retired[old]
-        self.retired[key] = (now.mono + max(quota.seconds for quota in bucket.quotas), bucket)
+        until = now.mono + max(quota.seconds for quota in bucket.quotas)
+        self.retired[key] = (until, self.numbers.pop(key), bucket)
         return past

@@ -12,7 +12,7 @@ TROUBLE_S = 45.0
 """Nothing new goes wrong after this."""
 FAULTS_MAX = 20
 LAST_WORDS_S = 15.0
-CALM_S = 400.0
+CALM_S = 1_200.0
 """After the trouble everything has to end within this."""
 
 

@@ -9,5 +9,6 @@ KEPT: dict[int, str] = {
     647: "asking for a worker's limit ended its slow start without telling the balancer",
     733: "a server's rate was raised by one worker's hello, and its other worker slept on",
     963: "messages given back to a server's rate by one worker, and its other worker slept on",
+    2654: "a retried campaign's rate waited for a promise that came while it had ended",
     1350: "a campaign was cancelled while its recipients were still coming in",
 }

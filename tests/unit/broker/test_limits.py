@@ -292,3 +292,21 @@ def test_a_limited_domain_delays_the_end_that_is_forecast() -> None:
     status = campaign_status(book.core.state.by_id["c1"], book.core.state, book.core.balancer, book.now)
     assert status.eta_at is not None
     assert 29 * 60_000 <= status.eta_at - book.now.wall <= 31 * 60_000
+
+
+def test_a_promise_that_was_under_way_when_a_campaign_ended_reaches_its_bucket() -> None:
+    """Else the campaign, retried, would wait for it for ever."""
+    book = Playbook(Settings())
+    quotas = book.core.state.quotas
+    book.submit(1, wire.Options(rate="10/min"))
+    campaign = book.core.state.by_id["c1"]
+    bucket = campaign.bucket
+    assert bucket is not None
+    bucket.take(book.mono, bucket.available(book.mono, 100))
+    quotas.used.add("campaign:c1")
+    ((key, _),) = quotas.promises(book.now)
+    number = quotas.numbers[key]
+    quotas.retire(campaign, book.now)
+    quotas.promised(key, number)
+    assert quotas.of_campaign(campaign, book.now) is bucket
+    assert bucket.available(book.mono + 30, 1) == 1
