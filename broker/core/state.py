@@ -209,8 +209,6 @@ class Campaign:
     """Its COMMIT is on disk: it may be sent."""
     reopening: bool = False
     """Its failed messages are being made due again: it can't finish before that is done."""
-    in_turn: bool = False
-    """It stands in the dispatcher's queue."""
     sent_before: int = 0
     rate: float = 0.0
     """Messages a second, lately."""
