@@ -82,6 +82,13 @@ class ClientHost:
         self.dealer.send(request, message)
         self.host.after(ANSWER_S, lambda: self._unanswered(request))
 
+    def _continue(self, submission: Submission, chunk: int) -> None:
+        """From this chunk on. COMMIT follows the last one at once, as with client/submission.py: the broker
+        lets a chunk that nobody waits for wait a little."""
+        self._ask(submission.request(chunk), submission)
+        if chunk == submission.chunks - 1:
+            self._ask(submission.request(submission.chunks), submission)
+
     def _unanswered(self, request: int) -> None:
         asked = self._asked.pop(request, None)
         if asked is None:
@@ -105,9 +112,10 @@ class ClientHost:
                 if message.committed:
                     self._accepted(submission)
                 else:
-                    self._ask(submission.request(message.next_chunk), submission)
+                    self._continue(submission, message.next_chunk)
             case messages.RecipientsStored(_, chunk):
-                self._ask(submission.request(chunk + 1), submission)
+                if chunk + 1 < submission.chunks:  # else COMMIT is on its way
+                    self._continue(submission, chunk + 1)
             case messages.SubmitOk():
                 self._accepted(submission)
             case messages.Error(code) if code in (Code.NOT_FOUND, Code.OUT_OF_ORDER):

@@ -24,7 +24,8 @@ def result(scenario: Scenario, seed: int, found: Mapping[str, Figures], perfect:
         rows.append([name, *cells])
         figures[name] = dict(of_policy)
         if scenario.ratio:
-            ratio = of_policy[scenario.ratio] / perfect[scenario.ratio]
+            by = of_policy["oracle"] if "oracle" in of_policy else perfect[scenario.ratio]
+            ratio = of_policy[scenario.ratio] / by
             figures[name] = {**of_policy, "ratio": ratio}
             rows[-1].append(f"{ratio:.2f}")
     return Result(

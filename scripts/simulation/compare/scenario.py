@@ -34,7 +34,8 @@ class Scenario:
     oracle: Callable[[int, float], Figures] | None = None
     """From seed and scale: the same figures with perfect knowledge."""
     ratio: str = ""
-    """The figure that is set against the oracle's."""
+    """The figure that is set against the oracle's; where a run has a figure `oracle`, against that: what
+    perfect knowledge would have made of this very run's arrivals."""
     bars: Callable[[Found, Figures], list[Bar]] = _nothing
     """What the engine has to keep; of the policies that were run."""
     policies: tuple[str, ...] = ALL

@@ -87,8 +87,11 @@ def poisson(case: Case) -> Run:
         lab.submit(1, at)
     lab.run_until_done()
     took = lab.latencies(begin, end)
+    stored = sorted(lab.seen.stored.values())
+    ideal = zip(stored, oracle.times(sites(RATES_S), stored, case.seed), strict=True)
     return lab.result(
         mean=1000 * fmean(took),
+        oracle=1000 * fmean(seconds for at, seconds in ideal if begin <= at < end),
         p50=1000 * percentile(took, 0.5),
         p99=1000 * percentile(took, 0.99),
         wait=1000 * fmean(lab.seen.waits[len(lab.seen.waits) // 7 :]),
@@ -96,27 +99,11 @@ def poisson(case: Case) -> Run:
     )
 
 
-def _perfect_poisson(seed: int, scale: float) -> Figures:
-    begin = START_S + WARM_UP_S * scale
-    end = begin + MEASURED_S * scale
-    submitted = arrivals(seed, end, LOAD * CAPACITY)
-    took = [
-        seconds
-        for at, seconds in zip(submitted, oracle.times(sites(RATES_S), submitted, seed), strict=True)
-        if at >= begin
-    ]
-    return {
-        "mean": 1000 * fmean(took),
-        "p50": 1000 * percentile(took, 0.5),
-        "p99": 1000 * percentile(took, 0.99),
-    }
-
-
-def _poisson_bars(found: Found, perfect: Figures) -> list[Bar]:
+def _poisson_bars(found: Found, _: Figures) -> list[Bar]:
     what = "mean time from submit to 250, x the oracle's"
     limits = zip(ENGINE, (1.6, 1.15), strict=True)
     bars = [
-        Bar(f"{name}: {what}", found[name]["mean"] / perfect["mean"], limit, at_least=False)
+        Bar(f"{name}: {what}", found[name]["mean"] / found[name]["oracle"], limit, at_least=False)
         for name, limit in limits
         if name in found
     ]
@@ -125,7 +112,9 @@ def _poisson_bars(found: Found, perfect: Figures) -> list[Bar]:
 
 # --- slowdown ----------------------------------------------------------------------------------
 
-SLOWDOWN_AT_S = 15.0
+SLOWDOWN_AT_S = 25.0
+SLOWDOWN_MESSAGES = 100_000
+"""Many, for the last message's time is chance: up to seven times the slow server's mean."""
 SLOWDOWN = 10
 
 
@@ -140,14 +129,14 @@ def slowdown(case: Case) -> Run:
         slow.is_.service = lambda rng: SLOWDOWN * service(rng)
 
     lab.at(START_S + SLOWDOWN_AT_S * case.scale, "relay-1 slows down 10 x", slow_down)
-    lab.submit(case.messages(MESSAGES))
+    lab.submit(case.messages(SLOWDOWN_MESSAGES))
     lab.run_until_done()
-    return lab.result(makespan=lab.makespan, share1=len(slow.taken) / case.messages(MESSAGES))
+    return lab.result(makespan=lab.makespan, share1=len(slow.taken) / case.messages(SLOWDOWN_MESSAGES))
 
 
 def _perfect_slowdown(seed: int, scale: float) -> Figures:
     slow = oracle.Site(CONNECTIONS, ((0.0, EQUAL_S[0]), (SLOWDOWN_AT_S * scale, SLOWDOWN * EQUAL_S[0])))
-    return {"makespan": oracle.makespan([slow, *sites(EQUAL_S[1:])], round(MESSAGES * scale), seed)}
+    return {"makespan": oracle.makespan([slow, *sites(EQUAL_S[1:])], round(SLOWDOWN_MESSAGES * scale), seed)}
 
 
 # --- thousand ----------------------------------------------------------------------------------
@@ -210,20 +199,20 @@ SCENARIOS = (
         "s.",
         (
             Column("mean", "mean, ms", 1),
+            Column("oracle", "the oracle's, ms", 1),
             Column("p50", "p50, ms", 1),
             Column("p99", "p99, ms", 1),
             Column("wait", "mean wait, ms", 1),
             Column("idle", "waits beside a free connection"),
         ),
         poisson,
-        _perfect_poisson,
-        "mean",
-        _poisson_bars,
+        ratio="mean",
+        bars=_poisson_bars,
         plots=True,
     ),
     Scenario(
         "slowdown",
-        "Four equal servers and a campaign of 60,000; after 15 s one of them takes 10 times as long for "
+        "Four equal servers and a campaign of 100,000; after 25 s one of them takes 10 times as long for "
         "each message.",
         (MAKESPAN, Column("share1", "relay-1 got", 3)),
         slowdown,
