@@ -2,7 +2,7 @@
 
     closed  ----- FAILURES_TO_OPEN failed batches in a row ----->  open
       ^                                                            | back-off, 1 to 60 s
-      +--- the probe is sent: slow start ---  half-open  <---------+
+      +-- the probe is answered: slow start -  half-open  <---------+
                                                  | the probe fails: open again, for longer
 
 A server that fails fast always looks idle; without this it would get everything (Nygard, "Release It!").

@@ -122,11 +122,13 @@ def why_not(balancer: Balancer, worker: Worker, now: Now) -> tuple[str, int | No
     if breaker.paused_until > now.mono:
         return f"its server wants less: {worker.reason}", _wall(breaker.paused_until, now)
     if worker.bucket is not None and not worker.bucket.available(now.mono, 1):
-        return f"no token: its server's rate is {worker.rate}", _wall(worker.bucket.next_at(now.mono), now)
+        rate = f" is {worker.rate}" if worker.rate else ", which another of its workers says, is used up"
+        return f"no token: its server's rate{rate}", _wall(worker.bucket.next_at(now.mono), now)
     limit = balancer.limit(worker, now.mono)
     if worker.in_flight >= limit:
         slow = f" (slow start: {limit} of {worker.limit})" if limit < worker.limit else ""
-        return f"all {limit} connections are in use{slow}", None
+        taken = f"all {limit} connections are" if limit > 1 else "its one connection is"
+        return f"{taken} in use{slow}", None
     return "", None
 
 

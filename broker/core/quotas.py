@@ -34,8 +34,8 @@ class Quotas:
     campaigns: dict[str, "Campaign"] = field(default_factory=dict)
     """Those with a rate of their own, by its key."""
     retired: dict[str, tuple[float, int, Bucket]] = field(default_factory=dict)
-    """Buckets of ended campaigns, and until when (monotonic) what they granted counts: one may be retried. With
-    their numbers: a promise may be under way."""
+    """Buckets of ended campaigns, which may be retried: until when (monotonic) what they granted counts, and
+    their numbers, since a promise may be under way."""
     made: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
     """Which bucket of this name it is: a campaign's may go and another come."""

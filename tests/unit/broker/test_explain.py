@@ -58,7 +58,7 @@ def test_each_worker_says_why_not() -> None:
     told = texts(book)
     assert told == [
         "broken: its breaker is open: 421 too busy",
-        "busy: all 1 connections are in use",
+        "busy: its one connection is in use",
         "drained: drain, says an operator",
         "paused: its server wants less: 454 rate",
         "rated: no token: its server's rate is 1/h",
