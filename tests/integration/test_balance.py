@@ -213,7 +213,7 @@ def test_messages_that_run_wait_and_have_ended_are_explained(tmp_path: Path) -> 
         assert queued["row"]["state"] == "queued" and queued["pick"] is None
         assert queued["summary"]
         [candidate] = queued["candidates"]
-        assert "connections are in use" in candidate["why_not"]
+        assert "in use" in candidate["why_not"]
         sending = explained(cluster, receipt.campaign, states["sending"])
         assert sending["pick"]["worker"] == "only"
         campaign = explained(cluster, receipt.campaign)
