@@ -96,7 +96,7 @@ class Worker:
         self._log_started()
         try:
             self._dealer = Dealer(context, self.settings.broker, self._receive)
-            self._upstream.start()
+            await self._upstream.start()
             self._handle(Tick())
             status = await self._stopped
             status = await self._close(status)
@@ -243,6 +243,9 @@ class Worker:
             holding=command.holding,
             outcomes_from=command.outcomes[0],
             outcomes_upto=command.outcomes[1],
+            state=command.state,
+            agent_weight=command.weight,
+            limit=self._upstream.pool.limit,
             software=f"evenpost {__version__}",
         )
         self._send_message(hello, command.request)

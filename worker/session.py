@@ -16,7 +16,7 @@ from typing import Any, Literal, assert_never
 from evenpost.runtime.clock import Now
 from evenpost.wire import limits, messages
 from evenpost.wire.errors import Code
-from evenpost.wire.messages import HeldBatch, Message, Type
+from evenpost.wire.messages import HeldBatch, Message, ServerWord, Type
 from worker.lease import Lease
 from worker.outcome_rows import Rows
 from worker.reporting import Reporter
@@ -339,6 +339,10 @@ class Session:
         if self._reporting and mono >= self._reporter.due_at():
             self._flush = True
 
+    @property
+    def _state(self) -> ServerWord:
+        return "drain" if self._ending else self._agent.state
+
     def _hurry(self) -> None:
         """The next heartbeat has news."""
         if self._welcomed:
@@ -353,8 +357,7 @@ class Session:
         if self._welcomed:
             self._flush = True  # for what was confirmed, which nothing else is in a hurry to write down
             self._lease.heartbeat_sent(self._number, mono)
-            state = "drain" if self._ending else self._agent.state
-            out.append(SendHeartbeat(self._number, self._last_batch, state, self._agent.weight))
+            out.append(SendHeartbeat(self._number, self._last_batch, self._state, self._agent.weight))
             return
         self._hello = self._number
         self._hellos += 1
@@ -372,7 +375,8 @@ class Session:
             if (indices := held.open_indices())
         ]
         holding = holding[: limits.HOLDING_BATCHES_MAX]
-        out.append(SendHello(self._number, holding, self._rows.span))
+        span, weight = self._rows.span, self._agent.weight
+        out.append(SendHello(self._number, holding, span, self._state, weight))
 
     # --- the end ------------------------------------------------------------------------------------
 

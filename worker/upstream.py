@@ -34,10 +34,12 @@ class Upstream:
         self._others = ExternalConnections(server.host, server.port, lambda: self.pool.addresses, logger)
         self._tasks = Tasks(failed)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Asks the agent, if there is one, before anything is sent: its first answer may be `maint`."""
         settings = self._settings
         if settings.agent is not None:
             check = AgentCheck(settings.agent, settings.agent_interval_s, self._logger, self._agent_said)
+            await check.ask()
             self._tasks.start("agent", check.run())
 
     async def stop(self) -> None:

@@ -140,6 +140,9 @@ class SendHello:
     holding: list[HeldBatch]
     outcomes: tuple[int, int]
     """Numbers of the outcomes that no broker has confirmed: from, up to but not including."""
+    state: ServerWord = "ready"
+    weight: int | None = None
+    """Its server's agent's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from broker.core.groups import Group
 from broker.core.state import Campaign, Phase, State, Stored, message_id
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
+from evenpost.schedule.rate import rate_text
 from evenpost.wire import limits
 from evenpost.wire import messages as wire
 
@@ -122,8 +123,8 @@ def why_not(balancer: Balancer, worker: Worker, now: Now) -> tuple[str, int | No
     if breaker.paused_until > now.mono:
         return f"its server wants less: {worker.reason}", _wall(breaker.paused_until, now)
     if worker.bucket is not None and not worker.bucket.available(now.mono, 1):
-        rate = f" is {worker.rate}" if worker.rate else ", which another of its workers says, is used up"
-        return f"no token: its server's rate{rate}", _wall(worker.bucket.next_at(now.mono), now)
+        text = f"no token: its server's rate is {rate_text(worker.bucket.quotas)}"
+        return text, _wall(worker.bucket.next_at(now.mono), now)
     limit = balancer.limit(worker, now.mono)
     if worker.in_flight >= limit:
         slow = f" (slow start: {limit} of {worker.limit})" if limit < worker.limit else ""

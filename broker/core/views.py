@@ -7,6 +7,7 @@ from broker.core.balancer import Balancer, in_service, load
 from broker.core.buckets import Bucket
 from broker.core.explain import waiting_for, why_not
 from broker.core.forecast import Cap, caps_of, eta, pooled
+from broker.core.groups import Group
 from broker.core.state import Campaign, Phase, State, Stored
 from broker.core.words import spoken
 from broker.core.worker_state import Worker
@@ -105,13 +106,25 @@ def _eta(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> int 
         caps += pooled([_caps(bucket, now.mono) for bucket in buckets.values()])
     start_at = campaign.options.start_at or 0
     told = eta(campaign.unfinished, rate, caps, campaign.window, now.wall, start_at)
-    for lane, waiting in campaign.lanes.items():
-        if told is not None and lane.group is not None:
-            told = max(told, now.wall + int(len(waiting) / lane.group.rate * 1000))
     if told is not None:
-        told = max([told, *map(int, campaign.put_off_until.values())])
+        told = max(told, *_held_up(campaign, now))
     campaign.forecast = (now.mono, told)
     return told
+
+
+def _held_up(campaign: Campaign, now: Now) -> list[int]:
+    """When those will go that wait for their domains' limits or for their next try."""
+    found = [now.wall, *map(int, campaign.put_off_until.values())]
+    if campaign.counts.get(Stored.DEFERRED, 0) > campaign.in_flight_retries:
+        found.append(campaign.next_due or now.wall)
+    waiting: dict[Group, int] = {}
+    for lane, messages in campaign.lanes.items():
+        if lane.group is not None:
+            waiting[lane.group] = waiting.get(lane.group, 0) + len(messages)
+    for group, count in waiting.items():
+        caps = _caps(group.bucket, now.mono) if group.bucket is not None else []
+        found.append(eta(count, group.rate, caps, campaign.window, now.wall) or now.wall)
+    return found
 
 
 def _caps(bucket: Bucket, now: float) -> list[Cap]:

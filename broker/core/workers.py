@@ -21,7 +21,7 @@ from broker.core.late import history
 from broker.core.state import Batch, Campaign, Message, Phase, State, Stored, index_of, message_id
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
-from evenpost.schedule.rate import RateError, parse_rate
+from evenpost.schedule.rate import RateError, parse_rate, strictest
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -65,11 +65,12 @@ def hello(
         worker.breaker.reset()  # restarted, perhaps with what it needs: another chance
         worker.reason = ""
     worker.log, worker.incarnation, worker.server = request.log, request.incarnation, request.server
-    worker.max_connections = worker.reported_limit = request.max_connections
+    worker.max_connections = request.max_connections
+    worker.reported_limit = request.limit or request.max_connections
     worker.hello_weight, worker.pools = request.weight, frozenset(request.pools)
-    worker.own_state, worker.own_weight = "ready", None
+    worker.own_state, worker.own_weight = request.state, request.agent_weight
     worker.rate = request.rate
-    _set_bucket(state, balancer, worker, now)
+    out.extend(_set_bucket(state, balancer, worker, now))
     worker.busy = worker.open = worker.external = worker.in_flight_at_report = 0
     worker.templates.clear()
     worker.templates_bytes = 0
@@ -116,15 +117,20 @@ def stored(state: State, balancer: Balancer, event: WorkerStored, now: Now) -> l
     return []
 
 
-def _set_bucket(state: State, balancer: Balancer, worker: Worker, now: Now) -> None:
-    """One bucket a server, whichever of its workers says its rate."""
+def _set_bucket(state: State, balancer: Balancer, worker: Worker, now: Now) -> list[Command]:
+    """One bucket a server, whichever of its workers says its rate; the strictest, if they differ."""
     same = [w for w in state.workers.values() if w.server == worker.server and (w is worker or w.connected)]
-    rates = [w.rate for w in (worker, *same) if w.rate]
-    bucket = state.quotas.bucket(f"server:{worker.server}", rates[0], now) if rates else None
+    rates = {w.rate for w in same if w.rate}
+    rate = strictest(rates)
+    bucket = state.quotas.bucket(f"server:{worker.server}", rate, now)
     for each in same:
         if each.bucket is not bucket:
             each.bucket = bucket
             balancer.update(each, now.mono)
+    if len(rates) < 2:
+        return []
+    fields = {"worker": worker.name, "server": worker.server, "rates": sorted(rates), "rate": rate}
+    return [Log("warning", "worker.rates_differ", fields)]
 
 
 def _is_stopped(batch: Batch) -> bool:

@@ -5,6 +5,7 @@ allows.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 EXAMPLE = '"14/s, 50000/day"'
@@ -81,3 +82,26 @@ def _number(digits: str) -> int:
     """Its length is bounded: Python refuses to read numbers of thousands of digits."""
     digits = digits.replace("_", "")
     return int(digits) if len(digits) <= 20 else MESSAGES_MAX * SECONDS_MAX
+
+
+def rate_text(quotas: Iterable[Quota]) -> str:
+    """As people write it; the reverse of parse_rate."""
+    units = {1: "s", 60: "min", 3_600: "h", 86_400: "day"}
+    parts = []
+    for quota in quotas:
+        seconds = int(quota.seconds)
+        unit = max(unit for unit in units if seconds % unit == 0)
+        count = seconds // unit
+        parts.append(f"{quota.messages}/{count if count > 1 else ''}{units[unit]}")
+    return ", ".join(parts)
+
+
+def strictest(rates: Iterable[str]) -> str:
+    """The rate that keeps to all of these. Raises RateError."""
+    least: dict[float, int] = {}
+    for rate in rates:
+        for quota in parse_rate(rate):
+            least[quota.seconds] = min(quota.messages, least.get(quota.seconds, quota.messages))
+    quotas = [Quota(messages, seconds) for seconds, messages in least.items()]
+    quotas.sort(key=lambda quota: quota.messages / quota.seconds)
+    return rate_text(sorted(quotas[:WINDOWS_MAX], key=lambda quota: quota.seconds))

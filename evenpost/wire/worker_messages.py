@@ -46,6 +46,11 @@ class WorkerHello(Message, frozen=True):
     weight: Weight = 100
     rate: RateText = ""
     """What its server takes; the broker keeps to it, all workers of that server together."""
+    state: ServerWord = "ready"
+    """As in the heartbeat, and so are the next two: before the first of those, batches may go out."""
+    agent_weight: Weight | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
+    """None: max_connections."""
     pools: Annotated[list[Name], msgspec.Meta(max_length=100)] = []
     holding: Annotated[list[HeldBatch], msgspec.Meta(max_length=limits.HOLDING_BATCHES_MAX)] = []
     outcomes_from: Count = 0

@@ -214,6 +214,9 @@ class WorkerHost:
             holding=command.holding,
             outcomes_from=command.outcomes[0],
             outcomes_upto=command.outcomes[1],
+            state=command.state,
+            agent_weight=command.weight,
+            limit=self.pool.limit,
         )
         self._send(hello, command.request)
 

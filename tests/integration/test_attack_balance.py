@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.integration.cluster import Cluster, newsletter, wait_until
 from tests.servers import RecordingServer
 from tests.servers.rules import Rule
@@ -31,7 +29,6 @@ def agent(line: bytes) -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.xfail(strict=True, reason="WORKER_HELLO carries no state: take this off with the mend")
 def test_an_agents_maint_outlives_a_restart_of_the_broker(tmp_path: Path) -> None:
     with (
         RecordingServer() as kept_out,
@@ -65,7 +62,6 @@ def test_an_agents_maint_outlives_a_restart_of_the_broker(tmp_path: Path) -> Non
             client.cancel(receipt.campaign)
 
 
-@pytest.mark.xfail(strict=True, reason="views._eta ignores next_due: take this off with the mend")
 def test_a_forecast_waits_for_deferred_messages(tmp_path: Path) -> None:
     later = Rule("rcpt", "451 4.2.1 later", match="user1@*", times=1)
     with RecordingServer(rules=[later]) as server, Cluster(tmp_path) as cluster:

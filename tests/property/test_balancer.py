@@ -108,7 +108,7 @@ def test_a_pick_is_the_best_of_all_eligible(fleet: list[Worker], todo: list[Step
                         balancer.update(changing, now)
                 continue
         # Failures and least-time's mean change with time and with others: as `workers.check` does each tick.
-        for each in fleet:
+        for each in [*fleet, *fleet]:
             balancer.update(each, now)
     free = sum(max(0, balancer.limit(w, now) - w.in_flight) for w in fleet if in_service(w))
     assert balancer.connections() - balancer._used[None] >= free

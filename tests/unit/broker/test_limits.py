@@ -310,3 +310,40 @@ def test_a_promise_that_was_under_way_when_a_campaign_ended_reaches_its_bucket()
     quotas.promised(key, number)
     assert quotas.of_campaign(campaign, book.now) is bucket
     assert bucket.available(book.mono + 30, 1) == 1
+
+
+def test_the_strictest_rate_of_a_servers_workers_counts_whoever_comes_last() -> None:
+    for order in ("ab", "ba"):
+        book = Playbook(Settings())
+        for name in order:
+            rate = {"a": "2/s, 20/day", "b": "100/s, 10000/day"}[name]
+            hello = wire.WorkerHello(name, 1, "one:25", f"log-{name}", 5, rate=rate)
+            out = book.say(e.FromWorker(name.encode(), 7, hello))
+        (log,) = [log for log in only(out, c.Log) if log.event == "worker.rates_differ"]
+        assert log.fields["rate"] == "2/s, 20/day"
+        book.submit(100)
+        assert len(run(book, 3.0)) <= 7
+
+
+def test_a_hello_tells_what_only_heartbeats_told() -> None:
+    """Between a restart of the broker and the first heartbeat an agent's maint was forgotten."""
+    book = Playbook(Settings())
+    book.hello("a", max_connections=10, state="maint")
+    assert not addresses(book.submit(5))
+    book = Playbook(Settings())
+    book.hello("a", max_connections=10, limit=2, agent_weight=50)
+    book.submit(500)
+    worker = book.core.state.workers["a"]
+    assert (worker.limit, worker.weight, worker.in_flight) == (2, 50, 2)
+
+
+def test_the_forecast_waits_for_deferred_messages() -> None:
+    from broker.core.views import campaign_status
+
+    book = Playbook(Settings(retry_initial_s=60))
+    book.hello("a", max_connections=5)
+    book.submit(1)
+    (batch,) = only(book.seen, c.SendBatch)
+    book.outcomes(batch, "deferred", code=450, reply="4.2.1 later")
+    status = campaign_status(book.core.state.by_id["c1"], book.core.state, book.core.balancer, book.now)
+    assert status.eta_at is not None and status.eta_at - book.now.wall >= 30_000

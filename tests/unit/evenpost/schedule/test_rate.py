@@ -2,7 +2,7 @@
 
 import pytest
 
-from evenpost.schedule.rate import Quota, RateError, parse_rate
+from evenpost.schedule.rate import Quota, RateError, parse_rate, rate_text, strictest
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,15 @@ def test_what_is_wrong_is_said(text: str, said: str) -> None:
 def test_an_error_shows_how_it_is_done(text: str) -> None:
     with pytest.raises(RateError, match="14/s, 50000/day"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize("text", ["14/s, 50000/day", "100/10s", "5/2h, 7/day", "3/90s", "1/min"])
+def test_a_rate_is_written_as_it_is_read(text: str) -> None:
+    assert rate_text(parse_rate(text)) == text
+
+
+def test_the_strictest_keeps_to_all() -> None:
+    assert strictest(["14/s, 500/day", "20/s, 100/day", ""]) == "14/s, 100/day"
+    assert strictest([]) == ""
+    many = [f"{n}/{n}s" for n in range(1, 20)]
+    assert len(parse_rate(strictest(many))) <= 8
