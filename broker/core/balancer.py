@@ -278,9 +278,8 @@ class Balancer:
 
     def refresh(self, now: float) -> None:
         """Time has passed: who was waiting may be ready."""
-        later = self._later
-        while later and later[0][0] <= now:
-            _, _, version, worker = heapq.heappop(later)
+        while self._later and self._later[0][0] <= now:  # `update` may put another heap in its place
+            _, _, version, worker = heapq.heappop(self._later)
             if version == worker.version:
                 self.update(worker, now)
 
@@ -311,7 +310,8 @@ class Balancer:
             return accept is None or accept(worker)
 
         def fits_beside_reserves(worker: Worker) -> bool:
-            return all(self.has_room(tag, False) for tag in worker.pools) and fits(worker)
+            tags = (None, *worker.pools)
+            return all(self.has_room(tag, False) for tag in tags) and fits(worker)
 
         def fits_behind_reserves(worker: Worker) -> bool:
             # What waits in a worker takes the next connection there: while a reserve is in use, that is its.

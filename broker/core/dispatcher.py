@@ -62,7 +62,7 @@ class Dispatcher:
 
         Raises RateError where the settings have a rate that isn't one."""
         self.state = State(settings=settings, uniform=uniform, boot=boot, broker=broker)
-        self.state.quotas = Quotas.of(quotas or {})
+        self.state.quotas = Quotas(dict(quotas or {}))
         self.balancer = balancer or Balancer(settings)
         for domain in settings.domains:
             bucket = self.state.quotas.bucket(f"domain:{domain.name}", domain.rate, now)

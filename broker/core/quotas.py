@@ -1,6 +1,6 @@
 """The cluster's rates: one bucket for each server, campaign and group of domains that has a rate."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,10 +39,6 @@ class Quotas:
     made: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
     """Which bucket of this name it is: a campaign's may go and another come."""
-
-    @classmethod
-    def of(cls, stored: Mapping[str, StoredBucket]) -> "Quotas":
-        return cls(dict(stored))
 
     def bucket(self, key: str, rate: str, now: Now) -> Bucket | None:
         """The bucket with this name; a changed rate keeps what was used. None where there is no rate.

@@ -3,11 +3,11 @@
 Within a priority each campaign has a virtual time that grows by messages / weight as it is served, and the
 one that is behind is next: start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996). One that comes, or
 comes back, begins at the present virtual time: what it didn't use it can't claim later. Pools take turns in
-the same way, each with a virtual time of its own: a fast pool's doesn't run away with those of a slow one.
+the same way, each with the weight of all its campaigns and with a virtual time of its own for them: a fast
+pool's doesn't run away with those of a slow one.
 """
 
 import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ class _Pool:
     """Its virtual time among the pools of its priority."""
     now: float = 0.0
     """The virtual time of its campaigns."""
+    weight: int = 0
+    """Of its campaigns together."""
     heap: list[tuple[float, int, "Campaign"]] = field(default_factory=list)
 
 
@@ -52,6 +54,7 @@ class Turns:
         elif not pool.heap:
             pool.share = max(pool.share, self._now[priority])
         campaign.share = max(campaign.share, pool.now)
+        pool.weight += campaign.options.weight
         heapq.heappush(pool.heap, (campaign.share, campaign.number, campaign))
 
     def first(self, priority: int, full: set[Pools]) -> "Campaign | None":
@@ -66,25 +69,22 @@ class Turns:
         """The first of its pool got so many messages out."""
         priority, pool = campaign.options.priority, self._pool(campaign)
         self._now[priority] = max(self._now[priority], pool.share)
-        pool.share += messages
+        pool.share += messages / pool.weight
         pool.now = max(pool.now, campaign.share)
         campaign.share += messages / campaign.options.weight
         heapq.heapreplace(pool.heap, (campaign.share, campaign.number, campaign))
 
     def leave(self, campaign: "Campaign") -> None:
         """The first of its pool has nothing to send just now."""
-        heapq.heappop(self._pool(campaign).heap)
+        pool = self._pool(campaign)
+        heapq.heappop(pool.heap)
+        pool.weight -= campaign.options.weight
         self._members.discard(campaign.number)
 
     def _pool(self, campaign: "Campaign") -> _Pool:
         pool = self._pools[campaign.options.priority][_pools_of(campaign)]
         assert pool.heap[0][2] is campaign
         return pool
-
-    def __iter__(self) -> Iterator["Campaign"]:
-        for pools in self._pools:
-            for pool in pools.values():
-                yield from (entry[2] for entry in pool.heap)
 
 
 def _pools_of(campaign: "Campaign") -> Pools:

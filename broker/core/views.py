@@ -96,7 +96,7 @@ def _eta(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> int 
     if not campaign.unfinished or not campaign.stored or campaign.closed_as or campaign.phase is Phase.PAUSED:
         return None
     at, told = campaign.forecast
-    if now.mono < at + _FORECAST_EVERY_S:
+    if told is not None and now.mono < at + _FORECAST_EVERY_S:
         return told
     rate = campaign.rate if campaign.rate >= _RATE_MIN else balancer.speed(campaign.options.pool)
     caps = _caps(campaign.bucket, now.mono) if campaign.bucket is not None else []

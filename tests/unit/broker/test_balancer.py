@@ -220,6 +220,15 @@ def test_a_pools_reserve_is_not_eaten_by_campaigns_without_a_pool() -> None:
     assert bench.pick("x", urgent=True) == "small"
 
 
+def test_a_pool_does_not_eat_the_reserve_of_all() -> None:
+    """Ten of twenty connections are in the pool, too few for a reserve of its own."""
+    small = worker("small", 1, limit=10, in_flight=9, pools="x")
+    bench = Bench(small, worker("other", 2, limit=10, in_flight=10))
+    assert bench.balancer.reserve() == 1
+    assert bench.pick("x") is None
+    assert bench.pick(urgent=True) == "small"
+
+
 def test_few_connections_have_no_reserve() -> None:
     bench = Bench(worker("a", 1, limit=10, in_flight=9))
     assert bench.balancer.reserve() == 0

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from broker.core.state import Campaign
 from broker.core.turns import Turns
 from evenpost.wire.messages import Options
@@ -77,8 +79,18 @@ def test_adding_twice_is_adding_once() -> None:
     one = campaign(1)
     turns.add(one)
     turns.add(one)
-    assert [c.number for c in turns] == [1]
+    assert turns.first(4, set()) is one
     turns.leave(one)
-    assert list(turns) == []
+    assert turns.first(4, set()) is None
     turns.add(one)
-    assert [c.number for c in turns] == [1]
+    assert turns.first(4, set()) is one
+
+
+def test_weights_divide_between_campaigns_of_different_pools_too() -> None:
+    """Two of pool x and one without a pool, where the same servers can serve them all."""
+    turns = Turns()
+    turns.add(campaign(1, weight=100, pool="x"))
+    turns.add(campaign(2, weight=300, pool="x"))
+    turns.add(campaign(3, weight=100))
+    got = serve(turns, 4, 1_000)
+    assert [got[n] / 10_000 for n in (1, 2, 3)] == pytest.approx([0.2, 0.6, 0.2], abs=0.01)
