@@ -2,6 +2,7 @@
 
 from broker.core.balancer import Balancer, load
 from broker.core.groups import Group
+from broker.core.sending import tail_s
 from broker.core.state import Campaign, Phase, State, Stored, message_id
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
@@ -99,6 +100,9 @@ def _of_workers(state: State, balancer: Balancer, campaign: Campaign, now: Now) 
         if not urgent:
             text = f"the last {balancer.reserve(pool)} free connections are reserved for priority 7 and above"
             return [Reason(text)]
+        slowest_s = tail_s(balancer, campaign, now)
+        if all(worker.seconds_a_message > slowest_s for worker in able):
+            return [Reason("its last messages wait a moment for a faster server than those that are free")]
         return []
     shown = sorted(refusals, key=lambda r: r[0].name)[:10]
     return [Reason(f"{worker.name}: {why}", until) for worker, why, until in shown]

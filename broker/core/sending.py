@@ -7,6 +7,7 @@ from math import inf
 from broker.core import pacing, quotas, ready
 from broker.core.balancer import WAIT_S_MIN, Accept, Balancer
 from broker.core.batches import WOKEN_MAX
+from broker.core.campaigns import SMALL_ROWS_MAX
 from broker.core.commands import Command, Log, Persist, Raise, SendBatch, SendTemplate, SetQuota
 from broker.core.events import QuotaStored
 from broker.core.groups import Group, Lane
@@ -20,6 +21,10 @@ from evenpost.wire import limits
 
 _BATCH_BITS = 32
 _PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
+TAIL_WAIT = 3.0
+"""For so many times `tail_s` the end of a campaign waits for a faster server: others may keep those busy."""
+TAIL_LOOK_S = 0.05
+"""It looks this often, and whenever a batch ends."""
 LANES_A_LOOK_MAX = 16
 """Of a campaign's lanes so many are looked at in a turn: each asks for a worker."""
 
@@ -82,9 +87,19 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
             state.looking[campaign.number] = campaign
         campaign.lanes[lane] = campaign.lanes.pop(lane)  # the others are looked at before it next time
     if campaign.ready:
-        found = _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
+        most_s = tail_s(balancer, campaign, now)
+        if most_s < inf:
+            found = _pick(balancer, campaign, now, accept=lambda worker: worker.seconds_a_message <= most_s)
+            if found is None and (slower := _pick(balancer, campaign, now)) is not None:
+                balancer.update(slower[0], now.mono)  # it stays free
+                state.looking[campaign.number] = campaign
+                campaign.tail_since = min(campaign.tail_since, now.mono)
+                return now.mono + TAIL_LOOK_S
+        else:
+            found = _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
         if found is None:
             return None
+        campaign.tail_since = inf
         waiting = campaign.ready
         size = min(_size(state, balancer, found[0], campaign, budget, now), len(waiting))
         return _Given(*found, [waiting.popleft() for _ in range(size)])
@@ -124,6 +139,21 @@ def _has_room(balancer: Balancer, campaign: Campaign) -> bool:
     if balancer.has_room(pool, campaign.urgent):
         return True
     return overflow is not None and balancer.has_room(overflow, campaign.urgent)
+
+
+def tail_s(balancer: Balancer, campaign: Campaign, now: Now) -> float:
+    """Towards a campaign's end: a server that takes longer than this for a message would hold the last ones
+    up; all servers together are done with what is left, and with one message more each, in this time.
+    Infinity for any server will do: there is more to come, or those that are faster have been waited for in
+    vain for so long that the slowest would be done by now."""
+    if not campaign.fresh_done or campaign.total <= SMALL_ROWS_MAX:
+        return inf
+    pool = campaign.options.pool
+    speed = balancer.speed(pool)
+    if speed <= 0:
+        return inf
+    seconds = (campaign.in_memory + balancer.connections(pool)) / speed
+    return seconds if now.mono <= campaign.tail_since + TAIL_WAIT * seconds else inf
 
 
 def _has_plenty(balancer: Balancer, campaign: Campaign) -> bool:

@@ -194,6 +194,8 @@ class Campaign:
     window: Window | None = None
     share: float = 0.0
     """Its virtual time among campaigns of its priority (start-time fair queueing): messages / weight."""
+    tail_since: float = inf
+    """Since when its last messages wait for a server that is fast enough (monotonic)."""
     wakes_at: float = inf
     """When it looks again for a token of a rate (monotonic); infinity: it doesn't wait for one."""
     next_due: int | None = None

@@ -8,6 +8,7 @@ pool's doesn't run away with those of a slow one.
 """
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,12 @@ class Turns:
         pool = self._pools[campaign.options.priority][_pools_of(campaign)]
         assert pool.heap[0][2] is campaign
         return pool
+
+    def __iter__(self) -> Iterator["Campaign"]:
+        """All that have something to send, in no order; for those who check."""
+        for pools in self._pools:
+            for pool in pools.values():
+                yield from (entry[2] for entry in pool.heap)
 
 
 def _pools_of(campaign: "Campaign") -> Pools:

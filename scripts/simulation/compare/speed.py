@@ -88,8 +88,7 @@ def poisson(case: Case) -> Run:
         lab.submit(1, at)
     lab.run_until_done()
     took = lab.latencies(begin, end)
-    stored = sorted(lab.seen.stored.values())
-    ideal = zip(stored, oracle.times(sites(RATES_S), stored, case.seed), strict=True)
+    ideal = zip(submitted, oracle.times(sites(RATES_S), submitted, case.seed), strict=True)
     return lab.result(
         mean=1000 * fmean(took),
         oracle=1000 * fmean(seconds for at, seconds in ideal if begin <= at < end),

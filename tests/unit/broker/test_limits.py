@@ -347,3 +347,40 @@ def test_the_forecast_waits_for_deferred_messages() -> None:
     book.outcomes(batch, "deferred", code=450, reply="4.2.1 later")
     status = campaign_status(book.core.state.by_id["c1"], book.core.state, book.core.balancer, book.now)
     assert status.eta_at is not None and status.eta_at - book.now.wall >= 30_000
+
+
+def tail(recipients: int, slow_s: float) -> Playbook:
+    """A fast server whose connections are taken, a slow one that is free, and a campaign's last messages."""
+    book = Playbook(Settings())
+    book.hello("fast", max_connections=10)
+    book.hello("slow", max_connections=10)
+    workers = book.core.state.workers
+    workers["fast"].seconds_a_message, workers["slow"].seconds_a_message = 0.02, slow_s
+    book.say(e.FromClient(b"k", 1, wire.SetServer("slow", "drain")))
+    book.submit(recipients)
+    while len(book.core.state.by_id["c1"].ready) > 5:
+        book.outcomes(
+            next(b for b in only(book.seen, c.SendBatch) if b.batch in book.core.state.batches), "sent"
+        )
+        workers["fast"].seconds_a_message = 0.02
+    book.say(e.FromClient(b"k", 1, wire.SetServer("slow", "ready")))
+    return book
+
+
+@pytest.mark.parametrize(
+    ("recipients", "slow_s", "waits"), [(500, 5.0, True), (500, 0.02, False), (90, 5.0, False)]
+)
+def test_the_slowest_server_does_not_hold_the_last_messages(
+    recipients: int, slow_s: float, waits: bool
+) -> None:
+    book = tail(recipients, slow_s)
+    assert bool(book.core.state.workers["slow"].batches) is not waits
+
+
+def test_but_it_gets_them_where_the_faster_ones_do_not_come_free() -> None:
+    book = tail(500, 5.0)
+    for _ in range(40):
+        book.pass_time(0.1)
+        for name in (b"fast", b"slow"):
+            book.say(e.FromWorker(name, 0, wire.Heartbeat(1, 0, 0, 0, 10, 0)))
+    assert book.core.state.workers["slow"].batches
