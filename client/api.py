@@ -1,6 +1,7 @@
 """`AsyncClient`: everything a client can ask of a broker, for asyncio."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
@@ -69,6 +70,9 @@ class AsyncClient(Steering):
         timeout: float = TIMEOUT_S,  # the patience of all requests, not of one call
         connect_timeout: float = CONNECT_TIMEOUT_S,
     ) -> None:
+        for name, seconds in (("timeout", timeout), ("connect_timeout", connect_timeout)):
+            if not 0 < seconds < math.inf:  # false for nan, too
+                raise ClientError(BAD_INPUT, f"{name} is a number of seconds above 0, not {seconds!r}")
         self.broker = broker
         self._timing = Timing(timeout_s=timeout)
         self._connect_timeout_s = min(connect_timeout, timeout)

@@ -37,29 +37,38 @@ class Steering:
 
     async def drain(self, worker: str) -> None:
         """Gives a worker nothing more until `ready`, across restarts too; what it has, it finishes."""
-        await self._ask(SetServer(worker, state="drain"), Done)
+        await self._ask(SetServer(_name(worker), state="drain"), Done)
 
     async def maint(self, worker: str) -> None:
         """Like `drain`, and calls back what the worker has but hasn't begun to send."""
-        await self._ask(SetServer(worker, state="maint"), Done)
+        await self._ask(SetServer(_name(worker), state="maint"), Done)
 
     async def ready(self, worker: str) -> None:
         """Takes back `drain` and `maint`."""
-        await self._ask(SetServer(worker, state="ready"), Done)
+        await self._ask(SetServer(_name(worker), state="ready"), Done)
 
     async def set_weight(self, worker: str, weight: int | None) -> None:
         """A worker's share of the load, 1 to 1,000, across restarts, instead of the one that it was started
         with. None takes it back."""
-        await self._ask(SetServer(worker, weight=_bounded("a weight", weight, limits.WEIGHT_MAX)), Done)
+        share = _bounded("a weight", weight, limits.WEIGHT_MAX)
+        await self._ask(SetServer(_name(worker), weight=share), Done)
 
     async def set_max_connections(self, worker: str, max_connections: int | None) -> None:
         """A worker's most connections, 1 to 10,000, across restarts; it never raises the worker's own. None
         takes it back."""
         most = _bounded("max_connections", max_connections, CONNECTIONS_MAX)
-        await self._ask(SetServer(worker, max_connections=most), Done)
+        await self._ask(SetServer(_name(worker), max_connections=most), Done)
 
     async def _ask(self, message: Message, answer: type[M]) -> M:
         raise NotImplementedError
+
+
+def _name(worker: str) -> str:
+    """As a worker's --name may be. Raises ClientError (`bad_input`)."""
+    if not 0 < len(worker) <= limits.NAME_CHARS_MAX or not worker.isprintable():
+        text = f"it has 1 to {limits.NAME_CHARS_MAX} printable characters; `evenpost servers` lists them"
+        raise ClientError(BAD_INPUT, f"{worker!r} is no worker's name: {text}")
+    return worker
 
 
 def _bounded(what: str, number: int | None, most: int) -> int:

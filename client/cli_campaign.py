@@ -10,6 +10,7 @@ import click
 from client.input_attachments import read_attachment
 from client.input_campaign import Campaign
 from client.problems import InputError, Problem, not_utf8, unreadable
+from evenpost.runtime.settings import WholeRange
 from evenpost.wire import limits
 from evenpost.wire.messages import Attachment
 
@@ -29,7 +30,7 @@ def message_options(function: Callable[..., Any]) -> Callable[..., Any]:
                      "Only at these hours: '08:00-20:00 Europe/Berlin'."),
         click.option("--rate", metavar="RATE", help=
                      "At most so many messages, in one time or several: '14/s, 50000/day'."),
-        click.option("--weight", type=click.IntRange(1, limits.WEIGHT_MAX), metavar="1-1000", help=
+        click.option("--weight", type=WholeRange(1, limits.WEIGHT_MAX), metavar="1-1000", help=
                      "Share beside other campaigns of the same priority. Default: 100."),
         click.option("--overflow", metavar="TAG", help=
                      "Through workers with this tag too, while those of the pool can't take more."),
@@ -60,7 +61,7 @@ def submit_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--wait", is_flag=True, help="Stay until each message has its outcome, and exit by it."),
         click.option("--preview-dir", type=FOLDER, default=Path("preview"), show_default=True, metavar="DIR",
                      help="Where --preview writes."),
-        click.option("--preview", "previews", type=click.IntRange(1), metavar="N", help=
+        click.option("--preview", "previews", type=WholeRange(1), metavar="N", help=
                      "Write the first N messages as .eml files, and send nothing."),
         click.option("--dry-run", is_flag=True, help=
                      "Check everything, compose every message, say what would go, and send nothing."),
@@ -71,7 +72,7 @@ def submit_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--email-column", metavar="NAME", help="The column with the address. Default: email."),
         click.option("--delimiter", metavar="CHAR", help="Of the CSV. Default: found out."),
         click.option("--encoding", metavar="NAME", help="Of the list. Default: UTF-8, or what its BOM says."),
-        click.option("--priority", type=click.IntRange(0, 9), metavar="0-9", help=
+        click.option("--priority", type=WholeRange(0, 9), metavar="0-9", help=
                      "9 is the most urgent. Default: 4."),
         click.option("--start-at", metavar="TIME", help=
                      "Not before then: 2026-05-01T09:00:00+02:00, or +2h from now."),

@@ -52,7 +52,12 @@ def _named(campaign: str, message: str | None) -> tuple[str, int | None, str | N
         return campaign, None, None
     if "@" in message:
         return campaign, None, message
-    if message.isdecimal() and len(message) <= 10 and int(message) <= limits.RECIPIENTS_MAX:
+    if (
+        message.isascii()
+        and message.isdecimal()
+        and len(message) <= 10
+        and int(message) <= limits.RECIPIENTS_MAX
+    ):
         return campaign, int(message), None
     raise click.BadParameter(
         f"{message!r} is neither an address nor the index of a recipient (0, 1, 2 ...).",
@@ -66,8 +71,11 @@ def _as_json(found: Explanation) -> dict[str, Any]:
 
 
 def _show(found: Explanation) -> None:
-    click.echo(plain(found.summary))
-    for reason in found.reasons:
+    summary, reasons = plain(found.summary), found.reasons
+    if reasons and summary == f"It waits: {plain(reasons[0].text)}.":  # said once, with its end
+        summary, reasons = f"It waits: {_reason(reasons[0])}.", reasons[1:]
+    click.echo(summary)
+    for reason in reasons:
         click.echo(f"- {_reason(reason)}")
     if found.row is not None:
         click.echo()

@@ -16,7 +16,7 @@ from client.errors import BAD_INPUT, ClientError
 from client.output_live import show_watch
 from client.problems import counted
 from client.sync_api import Client
-from evenpost.runtime.settings import FiniteRange
+from evenpost.runtime.settings import FiniteRange, WholeRange
 from evenpost.wire.messages import MessageState, ReportRow
 
 TRACE_COLUMNS: output_table.Columns = {
@@ -30,9 +30,7 @@ ONLY: dict[str, tuple[MessageState, ...]] = {
 
 @click.command(short_help="List the newest campaigns, or show one in full.")
 @click.argument("campaign", required=False)
-@click.option(
-    "--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Newest campaigns."
-)
+@click.option("--limit", type=WholeRange(1, 1_000), default=50, show_default=True, help="Newest campaigns.")
 @client_command
 def status(campaign: str | None, limit: int, client: Client, as_json: bool) -> None:
     """Shows the newest campaigns, or CAMPAIGN in full.
@@ -139,9 +137,7 @@ def report(
 
 @click.command(short_help="Find each message to an address.")
 @click.argument("address")
-@click.option(
-    "--limit", type=click.IntRange(1, 5_000), default=1_000, show_default=True, help="Newest messages."
-)
+@click.option("--limit", type=WholeRange(1, 5_000), default=1_000, show_default=True, help="Newest messages.")
 @client_command
 def trace(address: str, limit: int, client: Client, as_json: bool) -> None:
     """Finds each message to ADDRESS, in all campaigns, the newest first, with each attempt."""
@@ -166,6 +162,8 @@ def servers(client: Client, as_json: bool) -> None:
               (its server, or a rate, wants less); draining, maint (it gets
               nothing); backing off (its server fails); lost (it doesn't
               report); gone (it ended)
+    reason    who says draining or maint (an operator, its server's agent, or
+              itself, while it ends); else what its server said last
 
     A terminal shows the columns that it has room for; on a pipe and with --json there are all.
     """

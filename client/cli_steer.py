@@ -8,9 +8,12 @@ import click
 from client import output
 from client.api_steering import CONNECTIONS_MAX, RetryState
 from client.cli_common import client_command
+from client.errors import ClientError
 from client.problems import counted
 from client.sync_api import Client
 from evenpost.wire import limits
+from evenpost.wire.errors import Code
+from evenpost.wire.messages import WorkerStatus
 
 
 @click.command(short_help="Send nothing more of a campaign for now.")
@@ -63,13 +66,26 @@ def retry_failed(campaign: str, only: Sequence[RetryState], client: Client, as_j
 workers_argument = click.argument("workers", metavar="WORKER...", nargs=-1, required=True)
 
 
+def _checked(client: Client, workers: Sequence[str]) -> list[str]:
+    """Each name once. Raises ClientError if one of several is unknown, before anything is done: of one alone
+    the broker says so."""
+    names = list(dict.fromkeys(workers))
+    if len(names) > 1:
+        known = {each.worker for each in client.servers()}
+        if unknown := [name for name in names if name not in known]:
+            there = ", ".join(sorted(known)) or "none has ever connected"
+            text = f"no worker is called {unknown[0]!r}; known: {there}. Nothing was changed"
+            raise ClientError(Code.NOT_FOUND, text)
+    return names
+
+
 def _number(most: int) -> Callable[[click.Context, click.Parameter, str], int | None]:
     """Reads 1 to `most`, or "default" as None."""
 
     def read(_: click.Context, __: click.Parameter, value: str) -> int | None:
         if value == "default":
             return None
-        number = int(value) if value.isdecimal() and len(value) < 10 else -1
+        number = int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else -1
         if not 1 <= number <= most:
             hint = " To give it nothing: evenpost drain." if number == 0 else ""
             raise click.BadParameter(f"{value!r} is no number from 1 to {most:,}, and not 'default'.{hint}")
@@ -85,7 +101,7 @@ def drain(workers: Sequence[str], client: Client, as_json: bool) -> None:
     """Gives each WORKER nothing more until `evenpost ready`, across restarts too: to maintain its server.
     What it has, it finishes; `evenpost servers` shows when that is so.
     """
-    for worker in workers:
+    for worker in _checked(client, workers):
         client.drain(worker)
         words = f"{worker} gets nothing more. `evenpost ready {worker}` takes that back."
         _say(as_json, words, worker=worker, state="drain")
@@ -98,7 +114,7 @@ def maint(workers: Sequence[str], client: Client, as_json: bool) -> None:
     """Gives each WORKER nothing at all until `evenpost ready`, across restarts too. What it has but hasn't
     begun is called back and goes to other servers; a message on the wire is finished.
     """
-    for worker in workers:
+    for worker in _checked(client, workers):
         client.maint(worker)
         words = f"{worker} gets nothing at all. `evenpost ready {worker}` takes that back."
         _say(as_json, words, worker=worker, state="maint")
@@ -108,10 +124,31 @@ def maint(workers: Sequence[str], client: Client, as_json: bool) -> None:
 @workers_argument
 @client_command
 def ready(workers: Sequence[str], client: Client, as_json: bool) -> None:
-    """Gives each WORKER messages again, after `evenpost drain` or `evenpost maint`."""
-    for worker in workers:
+    """Gives each WORKER messages again, after `evenpost drain` or `evenpost maint`, and says what else may
+    hold it: its server's agent, say.
+    """
+    names = _checked(client, workers)
+    for worker in names:
         client.ready(worker)
-        _say(as_json, f"{worker} gets messages again.", worker=worker, state="ready")
+    known = {each.worker: each for each in client.servers()}
+    for worker in names:
+        if held := _held(known[worker]) if worker in known else "":
+            words = f"{worker} is held by no operator any more, but gets no messages yet: {held}."
+            _say(as_json, words, worker=worker, state="ready", held=held)
+        else:
+            _say(as_json, f"{worker} gets messages again.", worker=worker, state="ready")
+
+
+def _held(worker: WorkerStatus) -> str:
+    """What keeps it from getting messages, whatever an operator says; empty for nothing that lasts."""
+    match worker.state:
+        case "draining" | "maint":
+            return worker.reason or f"its state is {worker.state}"
+        case "lost":
+            return "it is lost" + (f" ({worker.reason})" if worker.reason else "")
+        case "gone":
+            return "it has ended"
+    return ""
 
 
 @click.command(short_help="Set the share of the load that workers get.")
@@ -129,7 +166,7 @@ def weight(workers: Sequence[str], weight: int | None, client: Client, as_json: 
       evenpost weight relay-1 50
       evenpost weight relay-1 relay-2 default
     """
-    for worker in workers:
+    for worker in _checked(client, workers):
         client.set_weight(worker, weight)
         which = "its own weight again" if weight is None else f"the weight {weight}"
         _say(as_json, f"{worker} has {which}.", worker=worker, weight=weight)
@@ -148,7 +185,7 @@ def maxconn(workers: Sequence[str], maxconn: int | None, client: Client, as_json
       evenpost maxconn relay-1 5
       evenpost maxconn relay-1 default
     """
-    for worker in workers:
+    for worker in _checked(client, workers):
         client.set_max_connections(worker, maxconn)
         most = "its own limit again" if maxconn is None else f"at most {counted(maxconn, 'connection')}"
         _say(as_json, f"{worker} has {most}.", worker=worker, max_connections=maxconn)

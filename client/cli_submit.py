@@ -23,6 +23,7 @@ from client.preview import dry_run, write_previews
 from client.problems import InputError, Problem, counted
 from client.submission_plan import Plan, Receipt, new_submission_id
 from client.sync_api import Client
+from evenpost.runtime.settings import WholeRange
 from evenpost.wire.messages import CampaignStatus
 
 
@@ -89,9 +90,7 @@ def submit(
 @click.option("--to", required=True, metavar="ADDRESS", help="The recipient.")
 @click.option("--value", "values", multiple=True, metavar="NAME=VALUE", help=
               "A merge field. May be given again.")  # fmt: skip
-@click.option(
-    "--priority", type=click.IntRange(0, 9), default=9, show_default=True, help="9 is the most urgent."
-)
+@click.option("--priority", type=WholeRange(0, 9), default=9, show_default=True, help="9 is the most urgent.")
 @click.option("--submission-id", metavar="ID", help="Sending twice with the same id counts once.")
 @click.option("--wait", is_flag=True, help="Stay until a server has answered, and exit by the outcome.")
 @message_options

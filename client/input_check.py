@@ -189,7 +189,7 @@ class _Check:
             hint = "Give the pool too, unless the broker's settings name one for the sender's domain"
             self._add("overflow", "there is no pool that could overflow", hint, warning=True)
         elif overflow and overflow == self._text("pool"):
-            self._add("overflow", "is the pool itself", "Name another pool, or leave it out", warning=True)
+            self._add("overflow", "is the pool itself", "Name another pool, or leave it out")
 
     def _check_schedule(self) -> None:
         for key, parse, example in (("rate", parse_rate, _RATE), ("window", parse_window, _WINDOW)):

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 TIME_HINT = 'Write "2026-05-01T09:00:00+02:00", or from now on: "+2h", "+1d12h" (w, d, h, m, s)'
 
-_RELATIVE = re.compile(r"\+((?:\d+[wdhms])+)")
-_PARTS = re.compile(r"(\d+)([wdhms])")
+_RELATIVE = re.compile(r"\+((?:[0-9]+[wdhms])+)")
+_PARTS = re.compile(r"([0-9]+)([wdhms])")
 _SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DAYS_MAX = 366 * 100
 

@@ -122,7 +122,7 @@ WORKER_COLUMNS: Columns = {
 """What a watch shows of each worker."""
 SERVER_COLUMNS: Columns = {
     "worker": 0, "server": 3, "state": 0, "operator": 1, "load": 0, "external": 4, "open": 7, "busy": 7,
-    "limit": 0, "max": 8, "weight": 5, "key": 5, "sent/s": 1, "rate limit": 4, "sent": 2, "share": 6,
+    "limit": 0, "max": 8, "weight": 5, "key": 5, "sent/s": 2, "rate limit": 4, "sent": 2, "share": 6,
     "deferred": 6, "bounced": 6, "s/message": 7, "failures": 5, "pools": 8, "seen": 8, "reason": 1,
 }  # fmt: skip
 

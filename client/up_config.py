@@ -196,7 +196,7 @@ class _Reader:
         return found
 
     def _endpoint(self, key: str, endpoint: str) -> str:
-        if re.fullmatch(r"tcp://\*:\d+", endpoint):
+        if re.fullmatch(r"tcp://\*:[0-9]+", endpoint):
             return endpoint
         try:
             return check_endpoint(endpoint)

@@ -47,6 +47,9 @@ def check_table(name: str, row: Mapping[str, Any], values: Mapping[str, Any], pl
         tell(
             f"{place}domain", "missing", 'The domain of the sender\'s address, such as domain = "example.com"'
         )
+    overflow = values.get("overflow", "").strip()
+    if overflow and overflow == values.get("pool", "").strip():
+        tell(f"{place}overflow", "is the pool itself", "Name another pool, or leave it out")
     if values.get("connections", 1) < 1:
         tell(f"{place}connections", f"{values['connections']} is less than 1", "Leave it out for no limit")
     check_rate(values, place, tell)

@@ -9,6 +9,8 @@ from worker.agent import LINE_BYTES_MAX, AgentState
 
 TIMEOUT_S = 5.0
 """For one answer. HAProxy's default is the interval between two questions."""
+WORDS_CHARS_MAX = 200
+"""Of what isn't understood, so much is logged."""
 
 
 class AgentCheck:
@@ -28,7 +30,7 @@ class AgentCheck:
         self._heard = heard
         self._state = AgentState()
         self._silent = False
-        self._unknown: list[str] = []
+        self._understood = True
 
     async def run(self) -> None:
         while True:
@@ -52,9 +54,10 @@ class AgentCheck:
             self._silent = False
             self._logger.info("agent.answers_again", agent=self._address)
         state, unknown = self._state.after(line)
-        if unknown and unknown != self._unknown:
-            self._logger.warning("agent.not_understood", agent=self._address, words=" ".join(unknown))
-        self._unknown = unknown
+        if unknown and self._understood:  # once until it is understood: garbage may be new each time
+            words = " ".join(unknown)[:WORDS_CHARS_MAX]
+            self._logger.warning("agent.not_understood", agent=self._address, words=words)
+        self._understood = not unknown
         if state != self._state:
             self._state = state
             self._heard(state)

@@ -11,6 +11,7 @@ import click
 
 from evenpost.runtime.settings import (
     FiniteRange,
+    WholeRange,
     config_option,
     log_options,
     option,
@@ -26,7 +27,7 @@ from worker.settings import (
     default_name,
     default_outcome_log,
 )
-from worker.smtp.config import ConfigError, ServerConfig, Timeouts
+from worker.smtp.config import ConfigError, ServerConfig, Timeouts, is_host
 
 if TYPE_CHECKING:
     from worker.outcome_log import OutcomeLog
@@ -78,11 +79,11 @@ Exit status
     "name, server and port]",
 )
 @option(
-    "--max-connections", type=click.IntRange(1, 10_000), default=20,
+    "--max-connections", type=WholeRange(1, 10_000), default=20,
     help="Connections to the server at once.",
 )
 @option(
-    "--weight", type=click.IntRange(1, 1_000), default=WEIGHT,
+    "--weight", type=WholeRange(1, 1_000), default=WEIGHT,
     help="Share of the load: a server of weight 200 gets twice the connections of one of 100.",
 )
 @option(
@@ -125,7 +126,7 @@ Exit status
 )
 @option("--helo", metavar="NAME", help="The name to say in EHLO.  [default: this host's, if it has a domain]")
 @option(
-    "--messages-per-connection", type=click.IntRange(min=1), default=1_000,
+    "--messages-per-connection", type=WholeRange(min=1), default=1_000,
     help="Messages after which a connection is closed.",
 )
 @option(
@@ -280,10 +281,13 @@ def _agent(agent: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
+    good_port = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65_536
+    if not host or not good_port:
         raise click.BadParameter(
             f"{agent!r} should be HOST:PORT, as in 127.0.0.1:9999 or [::1]:9999", param_hint="'--agent'"
         )
+    if not is_host(host):
+        raise click.BadParameter(f"{host!r} is not a host name or address.", param_hint="'--agent'")
     return host, int(port)
 
 

@@ -12,6 +12,7 @@ from evenpost.wire import messages as wire
 
 Reason = wire.Reason
 _NEVER = float("inf")
+_DUE_AGAIN = "deferred messages are due again"
 
 
 def waiting_for(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> str:
@@ -56,7 +57,7 @@ def reasons(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> l
     found.extend(_of_workers(state, balancer, campaign, now))
     nothing_due = not campaign.waiting and not campaign.unresolved and not campaign.in_flight
     if nothing_due and campaign.fresh_done and campaign.counts.get(Stored.DEFERRED):
-        found.insert(0, Reason("deferred messages are due again", campaign.next_due))
+        found.insert(0, Reason(_DUE_AGAIN, campaign.next_due))
     elif campaign.unresolved and not campaign.waiting:
         found.append(Reason("the mail exchangers of its recipients' domains are being looked up"))
     return found
@@ -67,11 +68,15 @@ def _of_rates(campaign: Campaign, now: Now) -> list[Reason]:
     if campaign.bucket is not None and not campaign.bucket.available(now.mono, 1):
         text = f"no token: its own rate is {campaign.options.rate}"
         found.append(Reason(text, _wall(campaign.bucket.next_at(now.mono), now)))
-    for lane, waiting in campaign.lanes.items():
+    waiting: dict[Group, int] = {}  # a group has a lane for each set of workers that failed its messages
+    for lane, messages in campaign.lanes.items():
         if lane.group is not None:
-            why, until = _why_not_group(lane.group, now)
-            if why:
-                found.append(Reason(f"{why}: {len(waiting)} messages wait for it", until))
+            waiting[lane.group] = waiting.get(lane.group, 0) + len(messages)
+    for group, count in waiting.items():
+        why, until = _why_not_group(group, now)
+        if why:
+            wait = "1 message waits" if count == 1 else f"{count} messages wait"
+            found.append(Reason(f"{why}: {wait} for it", until))
     return found
 
 
@@ -98,8 +103,9 @@ def _of_workers(state: State, balancer: Balancer, campaign: Campaign, now: Now) 
     if able:
         urgent = campaign.urgent or balancer.has_room(pool, urgent=False)
         if not urgent:
-            text = f"the last {balancer.reserve(pool)} free connections are reserved for priority 7 and above"
-            return [Reason(text)]
+            count = balancer.reserve(pool)
+            last = "the last free connection is" if count == 1 else f"the last {count} free connections are"
+            return [Reason(f"{last} reserved for priority 7 and above")]
         slowest_s = tail_s(balancer, campaign, now)
         if all(worker.seconds_a_message > slowest_s for worker in able):
             return [Reason("its last messages wait a moment for a faster server than those that are free")]
@@ -118,8 +124,7 @@ def why_not(balancer: Balancer, worker: Worker, now: Now) -> tuple[str, int | No
     if not worker.welcomed:
         return "it is just saying hello", None
     if worker.state != "ready":
-        who = "an operator" if worker.operator_state == worker.state else "the worker or its agent"
-        return f"{worker.state}, says {who}", None
+        return held_by(worker), None
     if breaker.is_open and not breaker.lets_probe(now.mono):
         return f"its breaker is open: {worker.reason}", _wall(breaker.open_until, now)
     if breaker.is_open and worker.batches:
@@ -135,6 +140,17 @@ def why_not(balancer: Balancer, worker: Worker, now: Now) -> tuple[str, int | No
         taken = f"all {limit} connections are" if limit > 1 else "its one connection is"
         return f"{taken} in use{slow}", None
     return "", None
+
+
+def held_by(worker: Worker) -> str:
+    """Whose words keep it from getting messages, the stricter first; empty where nobody's do. A worker only
+    ever drains by itself; why its agent says so, heartbeats don't tell, but the worker's log does."""
+    own = "its server's agent, or the worker, which is ending"
+    if worker.own_state == "maint":
+        own = "its server's agent (`agent.said` in the worker's log tells why)"
+    words = [(worker.operator_state, "an operator"), (worker.own_state, own)]
+    words.sort(key=lambda word: word[0] != worker.state)
+    return "; ".join(f"{word}, says {who}" for word, who in words if word != "ready")
 
 
 def candidates(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> list[wire.Candidate]:
@@ -176,16 +192,27 @@ def explanation(
         pick = wire.Pick(
             picked.at, picked.batch, choice.worker, choice.key, choice.runner_up, choice.runner_up_key
         )
-    if message is not None and message.group is not None and not message.batch:
-        why, until = _why_not_group(message.group, now)
-        found = [Reason(why, until), *found] if why else found
-    if row.state not in ("queued", "deferred"):
+    if row.state in ("queued", "deferred"):
+        own = [Reason(row.reply, row.due_at or None)] if row.state == "deferred" else []
+        if message is not None and message.group is not None and not message.batch:
+            why, until = _why_not_group(message.group, now)
+            own += [Reason(why, until)] if why else []
+        found = _merged(campaign, own, found)
+    else:
         found = []
-    elif row.state == "deferred":
-        found = [Reason(row.reply, row.due_at or None), *found]
     if row.state in ("sending", "sent", "bounced", "held"):
         who = []
     return wire.Explanation(campaign.id, row.index, _of_message(row, pick), found, who, pick, row)
+
+
+def _merged(campaign: Campaign, own: list[Reason], found: list[Reason]) -> list[Reason]:
+    """A message's own reasons and its campaign's, without what says the same again; a pause comes first."""
+    if campaign.phase is Phase.PAUSED:
+        return [*found, *own]
+    said = [f"{reason.text}: " for reason in own]
+    if own and own[0].until is not None:
+        said.append(_DUE_AGAIN)
+    return [*own, *(reason for reason in found if not f"{reason.text}: ".startswith(tuple(said)))]
 
 
 def _of_campaign(campaign: Campaign, found: list[Reason]) -> str:
@@ -194,7 +221,12 @@ def _of_campaign(campaign: Campaign, found: list[Reason]) -> str:
     if campaign.closed_as is not None:
         return f"It is {campaign.closed_as.name.lower()}; what is on the wire ends."
     if campaign.in_flight:
-        return f"It moves: {campaign.in_flight} messages are with workers."
+        count = campaign.in_flight
+        return (
+            f"It moves: {count} messages are with workers."
+            if count > 1
+            else "It moves: 1 message is with a worker."
+        )
     return f"It waits: {found[0].text}." if found else "It may send; nothing holds it up."
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from broker.core.balancer import Balancer, in_service, load
 from broker.core.buckets import Bucket
-from broker.core.explain import waiting_for, why_not
+from broker.core.explain import held_by, waiting_for, why_not
 from broker.core.forecast import Cap, caps_of, eta, pooled
 from broker.core.groups import Group
 from broker.core.state import Campaign, Phase, State, Stored
@@ -146,6 +146,10 @@ def _state(worker: Worker, ramp: float, now: Now) -> WorkerState:
     return "slow start" if ramp < 1.0 else "ready"
 
 
+def _held(worker: Worker, state: WorkerState) -> str:
+    return held_by(worker) if state in ("draining", "maint") else ""
+
+
 def worker_status(worker: Worker, balancer: Balancer, now: Now) -> wire.WorkerStatus:
     state = _state(worker, balancer.ramp(worker, now.mono), now)
     eligible = not why_not(balancer, worker, now)[0]
@@ -165,7 +169,7 @@ def worker_status(worker: Worker, balancer: Balancer, now: Now) -> wire.WorkerSt
         bounced=worker.bounced,
         rate=round(worker.rate_sent, 1),
         last_seen_at=worker.heard_wall,
-        reason=worker.reason if state in ("backing off", "throttled", "lost") else "",
+        reason=worker.reason if state in ("backing off", "throttled", "lost") else _held(worker, state),
         external=worker.external,
         load=load(worker),
         key=round(balancer.key(worker, now.mono), 6) if eligible else 0.0,

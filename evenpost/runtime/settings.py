@@ -30,10 +30,30 @@ class FiniteRange(click.FloatRange):
     """A click.FloatRange that refuses `nan`, which passes every comparison, and `inf`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        _check_digits(self, value, param, ctx)
         number = float(click.FLOAT.convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{str(value)!r} is not a finite number.", param, ctx)
         return float(super().convert(number, param, ctx))
+
+
+class WholeRange(click.IntRange):
+    """A click.IntRange that reads what people call a number: Python takes `1_0` and the digits of all
+    scripts."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        _check_digits(self, value, param, ctx)
+        return int(super().convert(value, param, ctx))
+
+
+def _check_digits(
+    kind: click.FloatRange | click.IntRange,
+    value: Any,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> None:
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        kind.fail(f"{value!r} is not a number that is written with 0 to 9.", param, ctx)
 
 
 def option(*names: str, **attributes: Any) -> Decorator[Any]:
@@ -187,11 +207,30 @@ def run(command: click.Command, name: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception as error:  # noqa: BLE001  # the last line of defence: a bug becomes a sentence
-        logs.get().critical(
-            "process.crashed", error=repr(error), exc_info=bool(os.environ.get("EVENPOST_DEBUG"))
-        )
-        click.echo(
-            f"{name}: a bug in Evenpost: {error!r}. With EVENPOST_DEBUG=1 the log shows where.", err=True
-        )
-        status = EXIT_INTERNAL
+        status = _crashed(error, name)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _crashed(error: Exception, name: str) -> int:
+    if isinstance(error, UnicodeError) and (word := _not_utf8()):
+        click.echo(f"Error: {word} is not UTF-8: write it in UTF-8.", err=True)
+        return EXIT_BAD_INPUT
+    logs.get().critical("process.crashed", error=repr(error), exc_info=bool(os.environ.get("EVENPOST_DEBUG")))
+    click.echo(f"{name}: a bug in Evenpost: {error!r}. With EVENPOST_DEBUG=1 the log shows where.", err=True)
+    return EXIT_INTERNAL
+
+
+def _not_utf8() -> str:
+    """What we were started with that isn't UTF-8, if there is such. Only what is sent or resolved has to be:
+    the name of a file may be any bytes."""
+    for word in sys.argv[1:]:
+        if not _is_utf8(word):
+            return f"the argument '{os.fsencode(word).decode('utf-8', 'backslashreplace')}'"
+    for variable, value in os.environ.items():
+        if variable.startswith("EVENPOST_") and not _is_utf8(value):
+            return f"the variable {variable}"
+    return ""
+
+
+def _is_utf8(word: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in word)

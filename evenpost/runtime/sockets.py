@@ -34,7 +34,8 @@ def check_endpoint(endpoint: str) -> str:
         return endpoint
     if parts.scheme == "tcp":
         try:
-            if parts.hostname and parts.port is not None:
+            plain = endpoint.isprintable() and not any(map(str.isspace, endpoint))
+            if plain and parts.hostname and parts.port is not None:
                 return endpoint
         except ValueError:
             pass  # the port is no number: fall through to the one message that says what is right

@@ -22,7 +22,7 @@ _UNITS = {
     "h": 3_600, "hour": 3_600, "hours": 3_600,
     "d": 86_400, "day": 86_400, "days": 86_400,
 }  # fmt: skip
-_PART = re.compile(r"([0-9][0-9_]*)\s*(?:/|\bper\b)\s*([0-9]*)\s*([a-z]+)", re.ASCII)
+_PART = re.compile(r"([0-9]+)\s*(?:/|\bper\b)\s*([0-9]*)\s*([a-z]+)", re.ASCII)
 
 
 class RateError(ValueError):
@@ -80,7 +80,6 @@ def _parse_part(part: str, text: str) -> Quota:
 
 def _number(digits: str) -> int:
     """Its length is bounded: Python refuses to read numbers of thousands of digits."""
-    digits = digits.replace("_", "")
     return int(digits) if len(digits) <= 20 else MESSAGES_MAX * SECONDS_MAX
 
 

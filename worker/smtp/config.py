@@ -62,7 +62,7 @@ class ServerConfig:
     timeouts: Timeouts = Timeouts()
 
     def __post_init__(self) -> None:
-        if not _is_address(self.host) and not _HOST_NAME.fullmatch(self.host):
+        if not is_host(self.host):
             raise ConfigError(f"{self.host!r} is not a host name or address")
         if not 0 < self.port < 65536:
             raise ConfigError(f"port {self.port} is not between 1 and 65535")
@@ -140,6 +140,14 @@ class ServerConfig:
         if parameters:
             raise ConfigError(f"{next(iter(parameters))!r} is not a parameter of a server's URL")
         return config
+
+
+def is_host(host: str) -> bool:
+    """Whether it can be connected to: an address, or a name in ASCII."""
+    if _is_address(host):
+        return True
+    labels = host.removesuffix(".").split(".")
+    return bool(_HOST_NAME.fullmatch(host)) and all(0 < len(label) < 64 for label in labels)
 
 
 def _is_address(host: str) -> bool:

@@ -4,6 +4,7 @@ from broker.core import commands as c
 from broker.core import events as e
 from broker.core.explain import candidates, explanation, reasons, waiting_for
 from broker.core.settings import DomainGroup, Settings
+from broker.core.state import Phase
 from evenpost.wire import messages as wire
 from tests.unit.broker.playbook import Playbook, only
 
@@ -80,7 +81,7 @@ def test_a_domain_without_a_token() -> None:
     (batch,) = only(book.seen, c.SendBatch)
     book.outcomes(batch, "sent")
     (reason,) = reasons(book.core.state, book.core.balancer, book.core.state.by_id["c1"], book.now)
-    assert reason.text == "no token for gmail.com (1/h): 1 messages wait for it"
+    assert reason.text == "no token for gmail.com (1/h): 1 message waits for it"
     assert reason.until is not None
     told = waiting_for(book.core.state, book.core.balancer, book.core.state.by_id["c1"], book.now)
     assert told.endswith("60 min to go")
@@ -111,7 +112,34 @@ def test_the_reserve_is_told() -> None:
     book = Playbook(Settings())
     book.hello("a", max_connections=20)
     book.submit(5_000)
-    assert texts(book) == ["the last 1 free connections are reserved for priority 7 and above"]
+    assert texts(book) == ["the last free connection is reserved for priority 7 and above"]
+    for number in range(14):
+        book.hello(f"b{number}", max_connections=20)
+    assert texts(book) == ["the last 3 free connections are reserved for priority 7 and above"]
+
+
+def test_a_domains_reason_is_told_once() -> None:
+    book = Playbook(Settings(domains=(DomainGroup("gmail.com", frozenset({"gmail.com"}), rate="1/h"),)))
+    book.hello("a", max_connections=5)
+    book.submit_to([f"{number}@gmail.com" for number in range(4)])
+    campaign = book.core.state.by_id["c1"]
+    ((lane, waiting),) = campaign.lanes.items()
+    campaign.lanes[lane._replace(tried=frozenset({"a"}))] = type(waiting)([waiting.pop()])
+    assert texts(book) == ["no token for gmail.com (1/h): 3 messages wait for it"]
+    found = [reason.text for reason in explain(book, row("queued", 2)).reasons]
+    assert found == ["no token for gmail.com (1/h)"]
+
+
+def test_paused_comes_before_all_else() -> None:
+    book = Playbook(Settings(domains=(DomainGroup("gmail.com", frozenset({"gmail.com"}), rate="1/h"),)))
+    book.hello("a", max_connections=5)
+    book.submit_to(["1@gmail.com", "2@gmail.com"])
+    book.core.state.by_id["c1"].phase = Phase.PAUSED
+    paused = "it is paused: `evenpost resume` goes on"
+    found = [reason.text for reason in explain(book, row("queued", 1)).reasons]
+    assert found == [paused, "no token for gmail.com (1/h)"]
+    found = [reason.text for reason in explain(book, row("deferred", 1, reply="450 later")).reasons]
+    assert found == [paused, "450 later", "no token for gmail.com (1/h)"]
 
 
 def test_dispatch_is_logged_now_and_then() -> None:

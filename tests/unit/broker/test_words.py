@@ -3,6 +3,7 @@
 from broker.core import commands as c
 from broker.core import events as e
 from broker.core.settings import Settings
+from broker.core.views import worker_status
 from evenpost.wire import messages as wire
 from tests.unit.broker.playbook import Playbook, answers, only
 
@@ -88,9 +89,29 @@ def test_words_are_on_disk_before_they_are_answered() -> None:
     assert (change.state, change.weight, change.limit) == ("drain", 7, 0)
 
 
-def test_an_operators_word_is_told_by_status() -> None:
-    from broker.core.views import worker_status
+AGENT = "its server's agent (`agent.said` in the worker's log tells why)"
 
+
+def test_who_holds_a_worker_is_told_by_status() -> None:
+    book = start(0)
+    worker = book.core.state.workers["a"]
+
+    def told() -> tuple[str, str]:
+        status = worker_status(worker, book.core.balancer, book.now)
+        return status.state, status.reason
+
+    assert told() == ("ready", "")
+    say(book, "drain")
+    assert told() == ("draining", "drain, says an operator")
+    beat(book, state="maint")
+    assert told() == ("maint", f"maint, says {AGENT}; drain, says an operator")
+    say(book, "ready")
+    assert told() == ("maint", f"maint, says {AGENT}")
+    beat(book, state="drain")
+    assert told() == ("draining", "drain, says its server's agent, or the worker, which is ending")
+
+
+def test_an_operators_word_is_told_by_status() -> None:
     book = start(0)
     say(book, "drain", weight=7, max_connections=3)
     status = worker_status(book.core.state.workers["a"], book.core.balancer, book.now)

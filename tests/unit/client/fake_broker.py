@@ -84,6 +84,7 @@ class FakeBroker:
         self.submissions: dict[str, Stored] = {}
         self.statuses: list[CampaignStatus] = []
         self.report: list[ReportRow] = []
+        self.workers = [WORKER]
         self.updates: list[WatchUpdate] = []
         """A WATCH is answered with the first of these that is left; the last one stays."""
         self.faults: Faults = lambda message, count: 1
@@ -201,7 +202,7 @@ class FakeBroker:
             case Trace():
                 return TracePage([r for r in self.report if r.address == message.address])
             case Servers():
-                return ServersReply([WORKER])
+                return ServersReply(self.workers)
             case Explain():
                 return explanation(message, self.report)
             case Pause() | Resume() | SetServer():

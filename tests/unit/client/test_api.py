@@ -527,3 +527,11 @@ async def test_the_synchronous_client_works_inside_a_running_loop(broker: FakeBr
     client = sync_client(broker)  # as in a notebook: no `with`, connected by the first call
     assert client.servers() == [WORKER]
     client.close()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 0, -1])
+def test_a_timeout_is_a_number_of_seconds(seconds: float) -> None:
+    for name in ("timeout", "connect_timeout"):
+        with pytest.raises(ClientError, match=f"{name} is a number of seconds above 0, not ") as caught:
+            AsyncClient("tcp://127.0.0.1:1", **{name: seconds})
+        assert caught.value.code == "bad_input"

@@ -289,8 +289,8 @@ def test_an_overflow_needs_a_pool() -> None:
     (warning,) = build(overflow="spare").warnings
     assert (warning.field, warning.severity) == ("overflow", "warning") and "pool" in warning.reason
     assert build(pool="bulk", overflow="spare").warnings == ()
-    (warning,) = build(pool="bulk", overflow="bulk").warnings
-    assert "the pool itself" in warning.reason
+    with pytest.raises(InputError, match="overflow: is the pool itself"):
+        build(pool="bulk", overflow="bulk")
 
 
 @pytest.mark.parametrize(

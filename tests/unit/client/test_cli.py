@@ -27,9 +27,12 @@ from evenpost.wire.messages import (
     Cancel,
     Done,
     Error,
+    Explain,
+    Explanation,
     Message,
     OpenCampaign,
     Pause,
+    Reason,
     RetryFailed,
     Servers,
     ServersReply,
@@ -200,6 +203,8 @@ def test_bad_options_are_all_told(broker: FakeBroker, folder: Path) -> None:
         (["--rate", "fast"], "rate: the rate 'fast'"),
         (["--window", "08:00-20:00 Europe/Berln"], "'Europe/Berlin'"),
         (["--weight", "0"], "--weight"),
+        (["--weight", "\u0663"], "--weight"),
+        (["--start-at", "+\u0663h"], "start_at"),
     ):
         result = run("submit", folder / "campaign.toml", *options, broker=broker)
         assert result.exit_code == 2 and words in result.stderr, result.output
@@ -401,6 +406,7 @@ def test_steering(broker: FakeBroker) -> None:
 
 
 def test_steering_servers(broker: FakeBroker) -> None:
+    broker.workers = [WORKER, replace(WORKER, worker="w2")]
     for words, said in (
         (["drain", "w1"], "w1 gets nothing more. `evenpost ready w1` takes that back.\n"),
         (["maint", "w1"], "w1 gets nothing at all. `evenpost ready w1` takes that back.\n"),
@@ -427,6 +433,7 @@ def test_steering_servers(broker: FakeBroker) -> None:
     ("words", "told"),
     [(["weight", "w1", "0"], "To give it nothing: evenpost drain"),
      (["weight", "w1", "1001"], "no number from 1 to 1,000"), (["weight", "w1", "heavy"], "'default'"),
+     (["weight", "w1", "\u0663"], "no number from 1 to 1,000"), (["maxconn", "w1", "\uff11"], "no number"),
      (["maxconn", "w1", "9" * 5_000], "no number from 1 to 10,000"), (["weight", "50"], "Missing argument"),
      (["drain"], "Missing argument")],
 )  # fmt: skip
@@ -436,14 +443,31 @@ def test_words_for_servers_that_are_wrong(broker: FakeBroker, words: list[str], 
     assert not broker.count(Type.SET_SERVER)
 
 
-def test_a_worker_that_is_unknown_is_told_after_those_that_are_known(broker: FakeBroker) -> None:
-    broker.answer = lambda message: (
-        Error(Code.NOT_FOUND, "no worker 'w2'") if isinstance(message, SetServer) and message.worker == "w2"
-        else None
-    )  # fmt: skip
-    result = run("drain", "w1", "w2", broker=broker)
-    assert result.exit_code == 2
-    assert result.stdout.startswith("w1 gets nothing more.") and result.stderr == "Error: no worker 'w2'\n"
+@pytest.mark.parametrize("words", [["drain"], ["maint"], ["ready"], ["weight", "5"], ["maxconn", "5"]])
+def test_all_names_are_checked_before_anything_is_done(broker: FakeBroker, words: list[str]) -> None:
+    command, *number = words
+    result = run(command, "w1", "w2", *number, broker=broker)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Error: no worker is called 'w2'; known: w1. Nothing was changed\n"
+    for name in ("", "x" * 201, "a\nb", "\udcff"):
+        result = run(command, name, *number, broker=broker)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "is no worker's name: it has 1 to 200 printable characters" in result.stderr
+    assert not broker.count(Type.SET_SERVER)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "said"),
+    [("maint", "maint, says its server's agent", "maint, says its server's agent"),
+     ("draining", "", "its state is draining"), ("lost", "", "it is lost"), ("gone", "", "it has ended")],
+)  # fmt: skip
+def test_ready_says_what_still_holds_a_worker(broker: FakeBroker, state: str, reason: str, said: str) -> None:
+    broker.workers = [replace(WORKER, state=state, reason=reason)]
+    result = run("ready", "w1", broker=broker)
+    assert result.exit_code == 0
+    assert result.stdout == f"w1 is held by no operator any more, but gets no messages yet: {said}.\n"
+    [found] = map(json.loads, run("ready", "w1", "--json", broker=broker).stdout.splitlines())
+    assert found == {"worker": "w1", "state": "ready", "held": said}
 
 
 # --- explain ------------------------------------------------------------------------------------
@@ -464,6 +488,16 @@ def test_explain_a_campaign(broker: FakeBroker) -> None:
     found = json.loads(run("explain", "c1", "--json", broker=broker).stdout)
     assert found["reasons"][0] == {"text": "no token for gmail.com", "until": 1_700_000_060_000}
     assert found["candidates"][1]["why_not"] == "its breaker is open" and found["row"] is None
+
+
+def test_explain_says_nothing_twice(broker: FakeBroker) -> None:
+    reason = Reason("no token: its own rate is 5/day", 1_700_000_060_000)
+    told = Explanation("c1", None, f"It waits: {reason.text}.", [reason, Reason("w1: it is lost")])
+    broker.answer = lambda message: told if isinstance(message, Explain) else None
+    assert run("explain", "c1", broker=broker).stdout.splitlines() == [
+        "It waits: no token: its own rate is 5/day, until 2023-11-14 22:14:20.",
+        "- w1: it is lost",
+    ]
 
 
 def test_explain_a_message(broker: FakeBroker) -> None:
@@ -490,7 +524,7 @@ def test_explain_a_message(broker: FakeBroker) -> None:
 
 
 def test_explain_asks_for_what_there_can_be(broker: FakeBroker) -> None:
-    for words in (["c1", "-"], ["c1", "x"], ["c1/4294967296"], ["c1", "9" * 5_000]):
+    for words in (["c1", "-"], ["c1", "x"], ["c1/4294967296"], ["c1/\u0663"], ["c1", "9" * 5_000]):
         result = run("explain", *words, broker=broker)
         assert result.exit_code == 2 and "neither an address nor the index" in result.stderr
     broker.statuses = [status("c1")]

@@ -181,3 +181,11 @@ def test_a_watch_fits_80_columns() -> None:
     lines = drawn(80, _screen(WatchUpdate([named], workers), 80)).splitlines()
     assert max(map(len, lines)) <= 80
     assert len([line for line in lines if line.strip()]) == 2 + 3 + 2, "no line had to be broken"
+
+
+def test_80_columns_have_room_for_who_drained_a_worker() -> None:
+    reason = "drain, says its server's agent, or the worker, which is ending"
+    worker = replace(WORKER, worker="relay-2", state="draining", operator="drain weight:50", reason=reason)
+    rows = [output.server_row(worker, 100)]
+    shown = output_table.fitting(output.SERVER_COLUMNS, output.SERVER_COLUMNS, rows, 80, "reason")
+    assert {"worker", "state", "operator", "reason"} <= set(shown)

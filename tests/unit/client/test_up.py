@@ -238,6 +238,10 @@ def test_what_is_wrong_with_domains_and_senders_is_told_too(tmp_path: Path) -> N
         rate = 5
         [[sender]]
         overflow = "x"
+        [[sender]]
+        domain = "a.example"
+        pool = "x"
+        overflow = " x "
         """,
     )
     expected = [
@@ -250,6 +254,7 @@ def test_what_is_wrong_with_domains_and_senders_is_told_too(tmp_path: Path) -> N
         "domain[2].rate: expected a text, got 5",
         "sender[1].pool: missing",
         "sender[1].domain: missing",
+        "sender[2].overflow: is the pool itself. Name another pool, or leave it out",
     ]
     for words in expected:
         assert any(line.startswith(words) for line in found), (words, found)

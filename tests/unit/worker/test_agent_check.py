@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from worker.agent import LINE_BYTES_MAX, AgentState
-from worker.agent_check import AgentCheck
+from worker.agent_check import WORDS_CHARS_MAX, AgentCheck
 
 SOON_S = 0.2
 DEADLINE_S = 10
@@ -66,7 +66,7 @@ async def test_an_agent_that_never_stops_talking(logger: Any) -> None:
     assert heard == [AgentState("drain")]
     ((event, fields),) = logger.events
     assert event == "agent.not_understood"
-    assert len(fields["words"]) < LINE_BYTES_MAX
+    assert len(fields["words"]) == WORDS_CHARS_MAX < LINE_BYTES_MAX
 
 
 async def test_what_is_not_understood_is_logged_when_it_changes(logger: Any) -> None:
@@ -75,6 +75,15 @@ async def test_what_is_not_understood_is_logged_when_it_changes(logger: Any) -> 
         for _ in range(4):
             await asked.ask()
     assert logger.names == ["agent.not_understood", "agent.not_understood"]
+
+
+async def test_other_garbage_each_time_is_logged_once(logger: Any) -> None:
+    answers = [b"x%d ready\n" % number for number in range(5)]
+    async with agent(*answers) as port:
+        asked = check(port, logger, [])
+        for _ in answers:
+            await asked.ask()
+    assert logger.names == ["agent.not_understood"]
 
 
 async def test_it_goes_on_asking(logger: Any) -> None:

@@ -14,9 +14,12 @@ from evenpost.runtime import settings
 @settings.option("--max-things", type=int, default=1, help="Things.")
 @settings.option("--ratio", type=settings.FiniteRange(min=0), default=0.5)
 @settings.option("--loud/--quiet", default=False)
+@settings.option("--most", type=settings.WholeRange(1, 100))
 @settings.option("--tag", multiple=True)
-def program(config: Path | None, max_things: int, ratio: float, loud: bool, tag: tuple[str, ...]) -> None:
-    click.echo(f"things {max_things}")
+def program(
+    config: Path | None, max_things: int, ratio: float, loud: bool, most: int | None, tag: tuple[str, ...]
+) -> None:
+    click.echo(f"things {max_things}" if most is None else f"most {most}")
     if ratio != 0.5 or loud or tag:
         click.echo(f"{ratio} {loud} {tag}")
 
@@ -91,6 +94,16 @@ def test_a_number_that_is_none_is_refused(number: str) -> None:
     assert "-1.0 is not in the range x>=0" in run("--ratio", "-1")[1]
 
 
+@pytest.mark.parametrize("number", ["\u0663", "1_0", "\uff11", "1__0"])
+@pytest.mark.parametrize("option", ["--ratio", "--most"])
+def test_numbers_are_written_with_0_to_9(option: str, number: str) -> None:
+    code, output = run(option, number)
+    assert code == 2 and f"'{number}' is not a number that is written with 0 to 9" in output
+    assert run("--most", " 7 ") == (0, "most 7\n")
+    assert "101 is not in the range 1<=x<=100" in run("--most", "101")[1]
+    assert "'x' is not a valid integer" in run("--most", "x")[1]
+
+
 @click.command()
 @settings.config_option("broker", tables=["domain"])
 @settings.option("--max-things", type=int, default=1)
@@ -146,3 +159,28 @@ def test_a_bug_becomes_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == settings.EXIT_INTERNAL
     told = capsys.readouterr().err
     assert "a bug in Evenpost: ZeroDivisionError('oh')" in told and "Traceback" not in told
+
+
+def test_an_argument_that_is_not_utf8_is_bad_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    @settings.option("--name", default="")
+    @click.argument("words", nargs=-1)
+    def encoding(name: str, words: tuple[str, ...]) -> None:
+        " ".join([name, *words]).encode()
+        "\udcfe".encode()  # not from outside: a bug
+
+    def status(*words: str) -> object:
+        monkeypatch.setattr("sys.argv", ["program", *words])
+        with pytest.raises(SystemExit) as ended:
+            settings.run(encoding, "program")
+        return ended.value.code
+
+    assert status("a", "b\udcff") == settings.EXIT_BAD_INPUT
+    assert capsys.readouterr().err == "Error: the argument 'b\\xff' is not UTF-8: write it in UTF-8.\n"
+    monkeypatch.setenv("EVENPOST_NAME", "\udcff")
+    assert status("a") == settings.EXIT_BAD_INPUT
+    assert capsys.readouterr().err == "Error: the variable EVENPOST_NAME is not UTF-8: write it in UTF-8.\n"
+    monkeypatch.delenv("EVENPOST_NAME")
+    assert status("a") == settings.EXIT_INTERNAL

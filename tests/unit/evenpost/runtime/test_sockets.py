@@ -12,8 +12,9 @@ DEADLINE_S = 10.0
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "5550", "localhost:5550", "tcp://host", "tcp://:5550", "tcp://h:port", "http://h:1"]
-)
+    "endpoint", ["", "5550", "localhost:5550", "tcp://host", "tcp://:5550", "tcp://h:port", "http://h:1",
+                 "tcp://a b:1", "tcp://a\x01b:1", "tcp://a\udcff:1"]
+)  # fmt: skip
 def test_what_is_no_endpoint_is_refused_with_an_example(endpoint: str) -> None:
     with pytest.raises(sockets.EndpointError, match=r"tcp://127\.0\.0\.1:5550"):
         sockets.check_endpoint(endpoint)

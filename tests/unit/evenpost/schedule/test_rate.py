@@ -16,7 +16,7 @@ from evenpost.schedule.rate import Quota, RateError, parse_rate, rate_text, stri
         ("100/10s", [(100, 10)]),
         ("5/2h", [(5, 7_200)]),
         (" 1 / min ", [(1, 60)]),
-        ("1_000/Hour", [(1_000, 3_600)]),
+        ("1000/Hour", [(1_000, 3_600)]),
         ("3 per 2 hours", [(3, 7_200)]),
         ("1/s, 100/min", [(1, 1), (100, 60)]),
     ],
@@ -42,6 +42,9 @@ def test_what_people_write(text: str, quotas: list[tuple[int, float]]) -> None:
         ("60/min, 2/60s", "two limits for a window of 60 s"),
         (",".join(f"{n}/{n}s" for n in range(1, 10)), "has 9 windows; at most 8"),
         ("१४/s", "is not MESSAGES/TIME"),
+        ("1_000/s", "is not MESSAGES/TIME"),
+        ("1__0/s", "is not MESSAGES/TIME"),
+        ("1/٣s", "is not MESSAGES/TIME"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, said: str) -> None:

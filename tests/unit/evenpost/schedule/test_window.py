@@ -192,6 +192,7 @@ def by_wall_clock(hours: str, zone: str, at: int) -> bool:
         ("08:00-20:00", "doesn't say in which time zone"),
         ("08:00 Europe/Berlin", "is not FROM-TO ZONE"),
         ("8-20 UTC", "is not FROM-TO ZONE"),
+        ("08:00-2٣:00 UTC", "is not FROM-TO ZONE"),
         ("25:00-26:00 UTC", "25:00 is no time of day"),
         ("08:60-20:00 UTC", "08:60 is no time of day"),
         ("08:00-08:00 UTC", "has no length"),
