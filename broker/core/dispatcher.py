@@ -196,7 +196,8 @@ class Dispatcher:
             worker.sent_before = worker.sent
         for campaign in self.state.campaigns.values():
             sent = campaign.counts.get(Stored.SENT, 0)
-            campaign.rate = _smoothed(campaign.rate, (sent - campaign.sent_before) / seconds)
+            if campaign.sent_before:  # else it began within this second, or an earlier run sent all that
+                campaign.rate = _smoothed(campaign.rate, (sent - campaign.sent_before) / seconds)
             campaign.sent_before = sent
 
 

@@ -16,7 +16,8 @@ from evenpost.wire import messages as wire
 
 WorkerState = Literal["ready", "slow start", "throttled", "draining", "maint", "backing off", "lost", "gone"]
 
-_FORECAST_EVERY_S = 5.0
+_FORECAST_S_MAX = 5.0
+"""So long a forecast is told again at most, and no longer than a tenth of the time that it tells of."""
 _RATE_MIN = 0.5
 """Messages a second; below, what was measured says nothing: the campaign waits or has just begun."""
 
@@ -96,7 +97,7 @@ def _eta(campaign: Campaign, state: State, balancer: Balancer, now: Now) -> int 
     if not campaign.unfinished or not campaign.stored or campaign.closed_as or campaign.phase is Phase.PAUSED:
         return None
     at, told = campaign.forecast
-    if told is not None and now.mono < at + _FORECAST_EVERY_S:
+    if told is not None and now.mono < at + min(_FORECAST_S_MAX, (told - now.wall) / 10_000):
         return told
     rate = campaign.rate if campaign.rate >= _RATE_MIN else balancer.speed(campaign.options.pool)
     caps = _caps(campaign.bucket, now.mono) if campaign.bucket is not None else []

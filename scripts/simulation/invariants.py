@@ -9,8 +9,8 @@ from broker.core import views
 from broker.core.commands import SendBatch
 from broker.core.events import Event, FromClient, Tick
 from broker.core.invariants import violations
-from broker.core.sending import TAIL_LOOK_S, TAIL_WAIT
-from broker.core.state import Campaign, Phase, State, Stored, message_id
+from broker.core.sending import TAIL_LOOK_S, TAIL_WAIT, tail_s
+from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire.messages import BatchItem, RetryFailed
@@ -27,6 +27,8 @@ EVENTS_KEPT = 40
 """What a failure shows of what came before it."""
 IDLE_TURNS_MAX = 5
 """Turns of the broker's loop in a row, without an event, after each of which another one is due at once."""
+TURN_S_MAX = 0.001
+"""From when the broker means to look again until it has."""
 LINE_CHARS_MAX = 300
 COUNTS_EACH = 10
 """Counts are compared with the journal's rows at each such quiet moment."""
@@ -58,6 +60,8 @@ class Checker(Watch):
         """Messages that nobody can vouch for, because an outcome log is lost."""
         self.blind_recoveries = 0
         """Restarts of the broker after which a worker stayed away for longer than a lease."""
+        self._beside_free: dict[int, float] = {}
+        """Since when (monotonic) the last messages of a campaign wait beside a server that is fast enough."""
         self._holders: defaultdict[int, list[tuple[WorkerHost, int, Held]]] = defaultdict(list)
         self._begun: set[tuple[str, int, int, int]] = set()
         self._rates = Rates()
@@ -148,23 +152,31 @@ class Checker(Watch):
         if state.recovering_until is not None or self._ticked_at is None:
             return
         for campaign in state.campaigns.values():
-            # Its time has come when the broker's tick sees that it has.
-            if not campaign.ready or not campaign.started(now) or not campaign.started(self._ticked_at):
+            free = self._free_for(broker, campaign, now)
+            if free is None:
+                self._beside_free.pop(campaign.number, None)
                 continue
-            if campaign.bucket is not None and not campaign.bucket.available(now.mono, 1):
-                continue
-            if self._waits_for_a_faster(state, campaign, now):
-                continue
-            for worker in state.workers.values():
-                if self._could_take(broker, campaign, worker):
-                    self.fail(
-                        f"{len(campaign.ready)} messages of {campaign.id} wait and {worker.name} is free"
-                    )
+            since = self._beside_free.setdefault(campaign.number, now.mono)
+            # While its last messages wait for a faster server it looks now and then.
+            if campaign.tail_since == inf or now.mono > since + TAIL_LOOK_S + TURN_S_MAX:
+                self.fail(f"{len(campaign.ready)} messages of {campaign.id} wait and {free.name} is free")
 
-    def _waits_for_a_faster(self, state: State, campaign: Campaign, now: Now) -> bool:
-        """The last messages of a campaign do, but not for long: the slowest server would be done by then."""
-        slowest_s = max((worker.seconds_a_message for worker in state.workers.values()), default=0.0)
-        return now.mono <= campaign.tail_since + TAIL_WAIT * slowest_s + TAIL_LOOK_S < inf
+    def _free_for(self, broker: "BrokerHost", campaign: Campaign, now: Now) -> Worker | None:
+        """A worker that could take what waits."""
+        assert self._ticked_at is not None
+        # Its time has come when the broker's tick sees that it has.
+        if not campaign.ready or not campaign.started(now) or not campaign.started(self._ticked_at):
+            return None
+        if campaign.bucket is not None and not campaign.bucket.available(now.mono, 1):
+            return None
+        workers = broker.core.state.workers.values()
+        could = [worker for worker in workers if self._could_take(broker, campaign, worker)]
+        # The last messages may wait for a faster server, but not for longer than the slowest needs for three.
+        slowest_s = max((worker.seconds_a_message for worker in workers), default=0.0)
+        if now.mono <= campaign.tail_since + TAIL_WAIT * slowest_s + TAIL_LOOK_S < inf:
+            longest_s = tail_s(broker.core.balancer, campaign, now)
+            could = [worker for worker in could if worker.seconds_a_message <= longest_s]
+        return could[0] if could else None
 
     def _could_take(self, broker: "BrokerHost", campaign: Campaign, worker: Worker) -> bool:
         mono, balancer, pool = broker.host.mono(), broker.core.balancer, campaign.options.pool

@@ -384,3 +384,43 @@ def test_but_it_gets_them_where_the_faster_ones_do_not_come_free() -> None:
         for name in (b"fast", b"slow"):
             book.say(e.FromWorker(name, 0, wire.Heartbeat(1, 0, 0, 0, 10, 0)))
     assert book.core.state.workers["slow"].batches
+
+
+def test_a_pace_is_that_of_whole_seconds_of_this_run() -> None:
+    """Its first second may be a tenth of one, and what an earlier run of the broker sent took longer."""
+    for before, after, pace in ((0, 60, 0.0), (60, 360, 300.0), (500_000, 500_100, 100.0)):
+        book = Playbook(Settings())
+        book.hello("a", max_connections=5)
+        book.submit(200)
+        campaign = book.core.state.by_id["c1"]
+        campaign.total = 10**6
+        campaign.counts[Stored.SENT] = before
+        book.pass_time(1.0)
+        assert campaign.rate == 0.0
+        campaign.counts[Stored.SENT] = after
+        book.pass_time(1.0)
+        assert campaign.rate == pytest.approx(pace)
+
+
+def test_a_forecast_is_made_anew_before_it_is_over() -> None:
+    from broker.core.views import campaign_status
+
+    book = Playbook(Settings())
+    book.hello("a", max_connections=5)
+    book.submit(200)
+    state, balancer = book.core.state, book.core.balancer
+    campaign = state.by_id["c1"]
+
+    def left_s(mono: float, rate: float) -> float:
+        book.mono, campaign.rate = mono, rate
+        status = campaign_status(campaign, state, balancer, book.now)
+        assert status.eta_at is not None
+        return (status.eta_at - book.now.wall) / 1000
+
+    began = book.mono
+    assert left_s(began, 20.0) == pytest.approx(10.0, abs=0.1)
+    assert left_s(began + 0.9, 200.0) == pytest.approx(9.1, abs=0.1), "it is told again for a moment"
+    assert left_s(began + 1.1, 200.0) == pytest.approx(1.0, abs=0.1)
+    assert left_s(began + 2.0, 1.0) == pytest.approx(200.0, abs=1)
+    assert left_s(began + 6.9, 200.0) == pytest.approx(195.1, abs=1)
+    assert left_s(began + 7.1, 200.0) == pytest.approx(1.0, abs=0.1)
