@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from client import Client, ClientError
-from tests.servers.base import free_port
+from tests.servers.ports import free_port
 from tests.servers.recording import RecordingServer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from client import Campaign, Client
-from tests.servers.base import free_port
+from tests.servers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")

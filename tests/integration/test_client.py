@@ -18,7 +18,7 @@ import pytest
 
 from client import Campaign, Client, ClientError
 from tests.servers import RecordingServer, Rule
-from tests.servers.base import free_port
+from tests.servers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0

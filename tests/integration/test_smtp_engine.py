@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import functools
 import inspect
-import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -18,6 +17,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword, Session
 from aiosmtpd.smtp import Envelope as Received
 
 from tests.servers.certificates import Certificate, self_signed
+from tests.servers.ports import free_port
 from tests.servers.sink import SmtpSink
 from worker.smtp.config import ServerConfig, Timeouts
 from worker.smtp.connection import Connection
@@ -124,9 +124,7 @@ def aiosmtpd_server(**options: Any) -> Iterator[tuple[int, Inbox]]:
         inbox, hostname="127.0.0.1", port=0, loop=asyncio.SelectorEventLoop(), ready_timeout=10, **options
     )
     # It connects to the port it was given to see that it runs, so it has to be a real one.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        controller.port = probe.getsockname()[1]
+    controller.port = free_port()
     controller.start()
     try:
         yield controller.port, inbox

@@ -18,7 +18,7 @@ import zmq
 from evenpost.wire import codec, messages
 from evenpost.wire.messages import Batch, BatchItem, CampaignTemplate, Message, Outcome, Template
 from tests.servers import RecordingServer, Rule
-from tests.servers.base import free_port
+from tests.servers.ports import free_port
 
 DEADLINE_S = 20.0
 HEARTBEAT_S = 0.1

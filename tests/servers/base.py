@@ -4,7 +4,6 @@ A server is a context manager. It owns one temporary folder, which holds its con
 queue and its mail, and one family of processes; both are gone when the context ends.
 """
 
-import random
 import shutil
 import socket
 import tempfile
@@ -16,30 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.servers.ports import HOST, free_port
 from tests.servers.processes import Family
-
-HOST = "127.0.0.1"
-
-# Below Linux's ephemeral range (32768 and up), so that no outgoing connection of another test
-# takes the port between our look and the server's bind.
-PORT_MIN, PORT_MAX = 20_000, 32_000
 
 START_TIMEOUT_S = 15.0
 POLL_S = 0.02
 LOG_TAIL_BYTES = 4_000
-
-
-def free_port() -> int:
-    for _ in range(200):
-        port = random.randint(PORT_MIN, PORT_MAX)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError(f"no free port between {PORT_MIN} and {PORT_MAX} on {HOST}")
 
 
 class Server(ABC):

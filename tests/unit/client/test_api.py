@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from evenpost.wire.messages import (
     WatchUpdate,
     Welcome,
 )
+from tests.servers.ports import free_port
 from tests.unit.client.fake_broker import WORKER, FakeBroker, row, status
 
 FAST = Timing(timeout_s=20, retry_s=0.05, retry_s_max=0.2, busy_s=0.01)
@@ -387,9 +387,7 @@ async def test_wait_waits_until_the_end(broker: FakeBroker) -> None:
 
 
 def closed_endpoint() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{found.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 async def test_without_a_broker_it_says_so_with_the_address() -> None:
