@@ -1,13 +1,16 @@
 """The repository itself: links that lead somewhere, locks that hold, scripts that run."""
 
+import json
 import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LOCKS = sorted(ROOT.glob("requirements*.lock"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -25,7 +28,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_locks_name_no_index_and_hash_everything() -> None:
-    for name in ("requirements.lock", "requirements-test.lock", "requirements-plots.lock"):
+    for name in [path.name for path in LOCKS]:
         text = (ROOT / name).read_text()
         assert "http" not in text and "index" not in text
         packages = re.findall(r"^([a-z0-9_.-]+)==", text, re.MULTILINE)
@@ -37,14 +40,28 @@ def test_the_locks_hold_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     runtime = set(project["dependencies"])
     test = runtime | set(project["optional-dependencies"]["test"])
-    locks = {"requirements": runtime, "requirements-test": test, "requirements-plots": test}
+    locks = {"requirements": runtime, "requirements-test": test}
+    locks |= {f"requirements-{extra}": test for extra in ("plots", "fuzz")}
     for name, wanted in locks.items():
         locked = set(re.findall(r"^([a-z0-9_.-]+)==", (ROOT / f"{name}.lock").read_text(), re.MULTILINE))
         names = {re.split(r"[<>=!~;\s\[]", d)[0].lower() for d in wanted}
         assert names <= locked, names - locked
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "setup", "bench", "lock", "simulate"])
+def test_the_bill_of_materials_names_all_that_is_pinned_with_its_hashes(tmp_path: Path) -> None:
+    bill = tmp_path / "sbom.json"
+    subprocess.run([ROOT / "scripts/sbom", bill], check=True, capture_output=True, timeout=100)
+    components = json.loads(bill.read_text())["components"]
+    locked = dict(
+        re.findall(r"^([a-z0-9_.-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    )
+    assert {c["name"]: c["version"] for c in components} == locked
+    for component in components:
+        hashes = [h for reference in component["externalReferences"] for h in reference["hashes"]]
+        assert hashes, component["name"]
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "setup", "bench", "lock", "simulate", "fuzz", "sbom"])
 def test_scripts_can_be_run(name: str) -> None:
     script = ROOT / "scripts" / name
     assert os.access(script, os.X_OK)
