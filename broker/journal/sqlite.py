@@ -68,7 +68,8 @@ class SqliteJournal(Reads):
     Raises JournalError where the file is someone else's, newer than this release, or owned by another broker.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, vfs: str | None = None) -> None:
+        """`vfs`: SQLite's way to the disk, where it isn't the usual one: tests cut the power with it."""
         if _sqlite_version() < _SQLITE_MIN:
             raise JournalError(f"SQLite {apsw.sqlite_lib_version()} can lose data: install apsw from PyPI")
         self.path = path
@@ -78,7 +79,7 @@ class SqliteJournal(Reads):
         except OSError as error:
             raise JournalError(f"can't open the journal {path}: {error.strerror}") from None
         try:
-            self._db = apsw.Connection(str(path))
+            self._db = apsw.Connection(str(path), vfs=vfs)
             self._open()
         except apsw.BusyError:
             raise JournalError(
