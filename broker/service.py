@@ -94,6 +94,7 @@ class Broker:
             campaigns=self._journal.campaigns(),
             workers=self._journal.workers(),
             quotas=self._journal.quotas(),
+            batches=self._journal.batches(),
             now=now(),
         )
         state = self._core.state

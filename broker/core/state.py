@@ -148,6 +148,10 @@ class Batch:
     """All its messages are of this group of domains, which has limits."""
     buckets: list[Bucket] = field(default_factory=list)
     """Of the rates that it took from."""
+    journaled: bool = False
+    """The journal has it, or is about to, until it ends: see core.journaled."""
+    leaving: bool = False
+    """It waits for that, and hasn't left."""
 
 
 @dataclass(slots=True, eq=False)
@@ -300,6 +304,8 @@ class State:
     """Every message in memory."""
     batches: dict[int, Batch] = field(default_factory=dict)
     batches_made: int = 0
+    journaled_ended: list[int] = field(default_factory=list)
+    """Batches that have ended and that the journal still has."""
     looking_up: int = 0
     """Reports, of all workers, that wait for the journal."""
     news: dict[int, News] = field(default_factory=dict)

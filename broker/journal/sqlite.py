@@ -11,9 +11,11 @@ from typing import Any
 import apsw
 
 from broker.core.commands import (
+    AddBatch,
     AddCampaign,
     AddRecipients,
     Change,
+    EndBatches,
     PutOff,
     SetCampaign,
     SetMessages,
@@ -196,6 +198,11 @@ class SqliteJournal(Reads):
                     db.execute("DELETE FROM quota WHERE key = ?", (key,))
                 else:
                     db.execute(_SET_QUOTA, (key, codec.pack(stored.to_plain())))
+            case AddBatch(number, campaign, worker, attempts):
+                packed = codec.pack([part for pair in attempts for part in pair])
+                db.execute("INSERT INTO batch VALUES (?, ?, ?, ?)", (number, campaign, worker, packed))
+            case EndBatches(numbers):
+                db.executemany("DELETE FROM batch WHERE number = ?", [(number,) for number in numbers])
 
     def _add_recipients(self, change: AddRecipients) -> None:
         db = self._db

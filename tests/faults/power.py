@@ -136,7 +136,7 @@ def _sector(content: bytearray, sector: int) -> bytes:
 
 
 def cut_points(ops: list[Op], rng: random.Random, count: int) -> list[int]:
-    """Where to cut: after each sync and just before it, and at random in between; `count` of them, in order."""
+    """Where to cut, in order: just before and after syncs, and at random in between."""
     syncs = [n for n, op in enumerate(ops) if isinstance(op, Sync)]
     around = sorted({n for sync in syncs for n in (sync, sync + 1)})
     points = set(rng.sample(around, min(len(around), count * 2 // 3)))

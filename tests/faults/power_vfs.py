@@ -10,8 +10,8 @@ from tests.faults.power import Delete, Op, Sync, Truncate, Write
 
 
 class PowerVfs(apsw.VFS):
-    """While it is entered, `vfs=self.name` opens a database through it; `ops` is what happened to its files,
-    by their names without the folder. `fail_sync` and `fail_write` are raised where they are set, as by a disk
+    """While it is entered, `vfs=self.name` opens a database through it; `ops` is what happened to its files
+    (by name, without the folder). `fail_sync` and `fail_write` are raised where they are set, as by a disk
     that has failed or is full."""
 
     def __init__(self, name: str) -> None:
@@ -29,10 +29,10 @@ class PowerVfs(apsw.VFS):
     ) -> None:
         self.unregister()
 
-    def xOpen(self, name: Any, flags: list[int]) -> "PowerFile":  # noqa: N802  # SQLite's name
+    def xOpen(self, name: Any, flags: list[int]) -> "PowerFile":
         return PowerFile(self, name, flags)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+    def xDelete(self, filename: str, syncdir: bool) -> None:
         super().xDelete(filename, syncdir)
         self.ops.append(Delete(Path(filename).name, syncdir))
 
@@ -44,17 +44,17 @@ class PowerFile(apsw.VFSFile):
         self._name = Path(path).name if path else "temporary"
         self._vfs = vfs
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+    def xWrite(self, data: bytes, offset: int) -> None:
         if self._vfs.fail_write is not None:
             raise self._vfs.fail_write
         super().xWrite(data, offset)
         self._vfs.ops.append(Write(self._name, offset, bytes(data)))
 
-    def xTruncate(self, size: int) -> None:  # noqa: N802
+    def xTruncate(self, size: int) -> None:
         super().xTruncate(size)
         self._vfs.ops.append(Truncate(self._name, size))
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:
         if self._vfs.fail_sync is not None:
             raise self._vfs.fail_sync
         super().xSync(flags)

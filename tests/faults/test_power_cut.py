@@ -143,7 +143,7 @@ class Workload:
 
 
 def cut_and_open(seed: int, tmp_path: Path, cuts: int, pragmas: tuple[str, ...] = ()) -> int:
-    """Cuts the power at many moments of one history. The number of cuts. Raises AssertionError, with the cut."""
+    """Cuts the power at many moments of one history, and says at how many."""
     (tmp_path / "live").mkdir()
     with PowerVfs(f"power-{seed}-{len(pragmas)}") as vfs:
         work = Workload(seed, tmp_path / "live" / "journal.db", vfs, pragmas)
