@@ -1,4 +1,4 @@
-"""Campaigns that hold what is unknown: each batch is on disk before it leaves, and is never sent on a guess."""
+"""Campaigns that hold what is unknown: batches are on disk before they leave, and never sent on a guess."""
 
 import random
 from pathlib import Path
@@ -23,7 +23,7 @@ LEASE_S = Settings().lease_s
 
 
 class Durable(Playbook):
-    """A playbook on the journal that ships. While `slow` is set, batches wait for their flush in `held_back`."""
+    """A playbook on the journal that ships. While `slow` is set, batches wait for their flush."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -121,7 +121,7 @@ def test_broker_and_worker_die_together_and_the_worker_stays_away(book: Durable)
     others = {item[0] for sent in only(book.seen, c.SendBatch) for item in sent.items}
     assert others and begun not in others
     (campaign,) = book.journal.campaigns()
-    assert campaign.unknown == campaign.attempts == 1
+    assert campaign.unknown == campaign.attempts == len(batch.items)
     assert batch.batch not in [b.number for b in book.journal.batches()]
     # Its word counts, though it comes late.
     out = book.hello("a", incarnation=2, outcomes_from=0, outcomes_upto=1)
@@ -164,7 +164,7 @@ def test_a_worker_whose_log_is_lost_vouches_for_nothing(book: Durable) -> None:
 
 
 def test_what_is_known_of_a_part_of_a_batch_stays(book: Durable) -> None:
-    """One message of it was deferred before the broker died: it is tried again, and only the other is held."""
+    """One message of it was deferred before the broker died: it is tried again, only the others are held."""
     book.core.state.workers["a"].seconds_a_message = 0.001
     book.submit(400, HOLD)
     (batch,) = only(book.seen, c.SendBatch)
