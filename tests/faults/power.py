@@ -33,6 +33,14 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedSync:
+    """The disk refused, and the kernel takes for written what it isn't, as Linux does. Whoever reads the file
+    still sees it, until the power goes."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """A name goes; `synced`: so does it on the disk. Else it may come back with the power."""
 
@@ -40,7 +48,7 @@ class Delete:
     synced: bool
 
 
-Op = Write | Truncate | Sync | Delete
+Op = Write | Truncate | Sync | FailedSync | Delete
 
 
 @dataclass(slots=True)
@@ -84,6 +92,8 @@ class Disk:
                 if not file.named:
                     # SQLite syncs the folder with the first sync of a file that it made.
                     self.sync_folder()
+            case FailedSync():
+                file.unsynced.clear()
             case Delete(_, synced):
                 file.deleted = True
                 if synced:

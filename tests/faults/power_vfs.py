@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import apsw
 
-from tests.faults.power import Delete, Op, Sync, Truncate, Write
+from tests.faults.power import Delete, FailedSync, Op, Sync, Truncate, Write
 
 
 class PowerVfs(apsw.VFS):
@@ -56,6 +56,7 @@ class PowerFile(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:
         if self._vfs.fail_sync is not None:
+            self._vfs.ops.append(FailedSync(self._name))
             raise self._vfs.fail_sync
         super().xSync(flags)
         self._vfs.ops.append(Sync(self._name))
