@@ -63,6 +63,10 @@ class Durable(Playbook):
         """kill -9, and a start."""
         self.journal._db.close()
         self.journal = SqliteJournal(self.path)
+        self.start()
+
+    def start(self) -> None:
+        """What a broker that starts makes of its journal."""
         self.core = Dispatcher(
             self.settings,
             boot=self.journal.boot,
