@@ -9,7 +9,7 @@ from tests.servers.recording import RecordingServer
 
 
 def test_broker_and_worker_die_together_and_nothing_is_sent_twice(tmp_path: Path) -> None:
-    """The worker stays away for longer than a lease; another one sends the rest. What the dead one had is held
+    """The worker stays away for longer than a lease; another one sends the rest. What the dead had is held
     and told of when it comes back."""
     total = 300
     with ExitStack() as stack:
