@@ -26,12 +26,16 @@ def is_journaled(campaign: Campaign) -> bool:
 
 def write(batch: Batch) -> Persist:
     """The batch to disk; `stored` sends it."""
-    batch.journaled = True
     batch.leaving = True
     worker = batch.worker
+    return Persist((added(batch),), (Raise(BatchStored(batch.number, worker.peer, worker.hello)),))
+
+
+def added(batch: Batch) -> AddBatch:
+    """The change that puts a batch into the journal."""
+    batch.journaled = True
     attempts = [(index_of(message.id), message.attempts + 1) for message in batch.messages.values()]
-    added = AddBatch(batch.number, batch.campaign.number, worker.number, attempts)
-    return Persist((added,), (Raise(BatchStored(batch.number, worker.peer, worker.hello)),))
+    return AddBatch(batch.number, batch.campaign.number, batch.worker.number, attempts)
 
 
 def stored(state: State, balancer: Balancer, event: BatchStored, now: Now) -> list[Command]:

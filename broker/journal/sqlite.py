@@ -211,7 +211,9 @@ class SqliteJournal(Reads):
                     db.execute(_SET_QUOTA, (key, codec.pack(stored.to_plain())))
             case AddBatch(number, campaign, worker, attempts):
                 packed = codec.pack([part for pair in attempts for part in pair])
-                db.execute("INSERT INTO batch VALUES (?, ?, ?, ?)", (number, campaign, worker, packed))
+                db.execute(
+                    "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?)", (number, campaign, worker, packed)
+                )
             case EndBatches(numbers):
                 db.executemany("DELETE FROM batch WHERE number = ?", [(number,) for number in numbers])
 

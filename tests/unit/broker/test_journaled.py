@@ -167,6 +167,20 @@ def test_a_worker_whose_log_is_lost_vouches_for_nothing(book: Durable) -> None:
     assert book.states() == [Stored.HELD] and not only(book.seen, c.SendBatch)
 
 
+def test_batches_of_a_release_that_did_not_write_them_down_are_written_when_they_are_told_of(
+    book: Durable,
+) -> None:
+    book.submit(1, HOLD)
+    (batch,) = only(book.seen, c.SendBatch)
+    book.journal.apply([c.EndBatches([batch.batch])])
+    book.die()
+    book.hello("a", holding=[wire.HeldBatch(batch.batch, 1, [0])])
+    assert [(b.number, b.attempts) for b in book.journal.batches()] == [(batch.batch, [1])]
+    book.die()
+    book.pass_time(LEASE_S + 1)
+    assert book.states() == [Stored.HELD]
+
+
 def test_what_is_known_of_a_part_of_a_batch_stays(book: Durable) -> None:
     """One message of it was deferred before the broker died: it is tried again, only the others are held."""
     book.core.state.workers["a"].seconds_a_message = 0.001
