@@ -72,6 +72,13 @@ class DiskSpace:
         self._log.warning("journal.disk_low", stopped=stopped, **fields)
 
     @property
+    def halted(self) -> str:
+        """Why nothing is sent; empty where that isn't so."""
+        if self.room > Room.NOTHING_NEW:
+            return ""
+        return f"the disk of the broker's journal is nearly full: make room in {self._folder}"
+
+    @property
     def refusal(self) -> str:
         """What a client hears that brings more."""
         return (

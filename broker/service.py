@@ -154,8 +154,8 @@ class Broker:
         heartbeat_s = self._settings.core.heartbeat_s
         while not self._stopping:
             time = now()
-            may_send = self._disk.room > Room.NOTHING_NEW
-            next_at = min(next_tick, self._core.next_at()) if may_send else next_tick
+            halted = self._core.state.halted
+            next_at = next_tick if halted else min(next_tick, self._core.next_at())
             wait_s = max(0.0, min(next_at - time.mono, self._queue.wait_s(time.mono)))
             ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
             if self._wake_receiver.fileno() in ready:
@@ -176,10 +176,11 @@ class Broker:
             if time.mono >= next_tick:
                 next_tick = time.mono + TICK_S
                 self._disk.look()
+                self._core.state.halted = self._disk.halted
                 self._handle(Tick())
                 self._watchers.tick(time)
                 self._report_rejected()
-            if self._disk.room > Room.NOTHING_NEW:
+            if not self._core.state.halted:
                 self._execute(self._core.dispatch(time))
             self._queue.step(time.mono)
 

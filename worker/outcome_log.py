@@ -40,6 +40,7 @@ RUN_ROWS_BITS = 32
 """Each start numbers its rows from the next multiple of 2**32: more than one run can ever write."""
 SYNCED = "synced"
 """In place of the boot in STATE: each record was flushed to the disk, so that a power cut took none."""
+_TO_DO = "; look after its disk and start the worker again: it tells then what it had begun"
 ENDED_TOO_SOON = "the worker ended before the server answered"
 
 BegunRow: TypeAlias = tuple[int, int, int, int, int]
@@ -117,7 +118,7 @@ class OutcomeLog:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._bytes)
-            self.failed = OutcomeLogError(f"can't write to {self.path}: {error.strerror}")
+            self.failed = OutcomeLogError(f"can't write to {self.path}: {error.strerror}{_TO_DO}")
             raise self.failed from None
         self._begun, self._fresh = [], []
         self._written_confirmed = confirmed
@@ -201,7 +202,7 @@ class OutcomeLog:
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
-            self.failed = OutcomeLogError(f"can't write to {new}: {error.strerror}")
+            self.failed = OutcomeLogError(f"can't write to {new}: {error.strerror}{_TO_DO}")
             raise self.failed from None
         os.close(self._fd)
         self._fd, self._bytes, self._written_confirmed = fd, size, confirmed

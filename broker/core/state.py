@@ -315,6 +315,8 @@ class State:
     """In the same time: campaigns that have ended, as the journal will have them."""
     recovering_until: float | None = None
     """Nothing is sent before every worker that the journal knows has reported, or this time has come."""
+    halted: str = ""
+    """Why the shell asks for no batches just now, in words; empty: it does."""
     turns: Turns = field(default_factory=Turns)
     """Campaigns with messages ready."""
     sleeping: Sleepers = field(default_factory=Sleepers)

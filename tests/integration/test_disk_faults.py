@@ -50,7 +50,7 @@ def refused(client: Client) -> str:
 
 
 def test_a_disk_that_fills_up_stops_the_broker_before_it_is_full(tmp_path: Path) -> None:
-    total = 800
+    total = 500
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(tmp_path / "disk", 64))
         server = stack.enter_context(RecordingServer(delay_s=0.01))
@@ -74,6 +74,7 @@ def test_a_disk_that_fills_up_stops_the_broker_before_it_is_full(tmp_path: Path)
             ticks = time.monotonic() + 0.5
             wait_until(lambda: time.monotonic() > ticks, "some turns of the broker's loop")
             assert server.count() == stopped_at and sent(client, receipt) == stopped_at
+            assert "nearly full: make room in" in client.explain(receipt.campaign).reasons[0].text
             disk.clear()
             wait_until(lambda: "journal.disk_ok" in cluster.log("broker"), "there is room again")
             all_are_there(client, receipt, total, server)
@@ -83,7 +84,7 @@ def test_a_disk_that_fills_up_stops_the_broker_before_it_is_full(tmp_path: Path)
 
 
 def test_a_disk_that_is_full_ends_the_broker_and_loses_nothing(tmp_path: Path) -> None:
-    total = 800
+    total = 500
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(tmp_path / "disk", 32))
         server = stack.enter_context(RecordingServer(delay_s=0.01))
@@ -103,13 +104,18 @@ def test_a_disk_that_is_full_ends_the_broker_and_loses_nothing(tmp_path: Path) -
             assert "Traceback" not in log
             stopped_at = server.count()
             assert stopped_at < total
+            cluster.restart("broker")  # too early
+            assert cluster.ends("broker") == 1
+            assert "can't open the journal" in cluster.log("broker") and "Traceback" not in cluster.log(
+                "broker"
+            )
             disk.clear()
             cluster.restart("broker")
             all_are_there(client, receipt, total, server)
 
 
 def test_a_worker_whose_log_is_on_a_full_disk_stops_and_nothing_is_uncounted(tmp_path: Path) -> None:
-    total = 800
+    total = 500
     with ExitStack() as stack:
         disk = stack.enter_context(small_disk(tmp_path / "disk", 2))
         server = stack.enter_context(RecordingServer(delay_s=0.01))
@@ -124,7 +130,9 @@ def test_a_worker_whose_log_is_on_a_full_disk_stops_and_nothing_is_uncounted(tmp
             disk.fill()
             assert cluster.ends("w") == 74
             said = cluster.log("w")
-            assert "worker.log_failed" in said and "No space left on device" in said, said[-1_000:]
+            assert "worker.log_failed" in said and "No space left on device; look after" in said, said[
+                -1_000:
+            ]
             assert "Traceback" not in said
             assert server.count() < total
             disk.clear()
@@ -146,7 +154,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_flush_that_fails_ends_the_broker_and_loses_nothing(
     tmp_path: Path, shim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    total, trigger = 800, tmp_path / "fail"
+    total, trigger = 500, tmp_path / "fail"
     with ExitStack() as stack:
         server = stack.enter_context(RecordingServer(delay_s=0.01))
         cluster = stack.enter_context(Small(tmp_path))
