@@ -149,9 +149,8 @@ class Batch:
     buckets: list[Bucket] = field(default_factory=list)
     """Of the rates that it took from."""
     journaled: bool = False
-    """The journal has it, or is about to, until it ends: see core.journaled."""
     leaving: bool = False
-    """It waits for that, and hasn't left."""
+    """The journal has it until it ends; it waits for that and hasn't left: see core.journaled."""
 
 
 @dataclass(slots=True, eq=False)
@@ -304,8 +303,7 @@ class State:
     """Every message in memory."""
     batches: dict[int, Batch] = field(default_factory=dict)
     batches_made: int = 0
-    journaled_ended: list[int] = field(default_factory=list)
-    """Batches that have ended and that the journal still has."""
+    journaled_ended: list[int] = field(default_factory=list)  # and the journal still has them
     looking_up: int = 0
     """Reports, of all workers, that wait for the journal."""
     news: dict[int, News] = field(default_factory=dict)
