@@ -47,6 +47,14 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     help="The file that holds every campaign and message. Made if it isn't there.",
 )
 @option(
+    "--disk-reserve",
+    type=FiniteRange(0, 1_000_000),
+    default=_DEFAULTS.disk_reserve / 1_000_000,
+    metavar="MB",
+    help="With less than this free on the journal's disk nothing new is accepted, with less than a quarter "
+    "of it nothing is sent: what was accepted needs the rest. 0: don't look.",
+)
+@option(
     "--heartbeat",
     type=FiniteRange(0.05, 60),
     default=_CORE.heartbeat_s,
@@ -124,6 +132,7 @@ def command(
     clients: str,
     workers: str,
     journal: Path,
+    disk_reserve: float,
     heartbeat: float,
     lease: float,
     retry_initial: float,
@@ -170,7 +179,8 @@ def command(
         dispatch_log_s=dispatch_log,
     )
     try:
-        broker = Broker(Settings(clients, workers, journal, dns_resolver, core))
+        reserve = int(disk_reserve * 1_000_000)
+        broker = Broker(Settings(clients, workers, journal, reserve, dns_resolver, core))
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()

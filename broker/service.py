@@ -42,6 +42,7 @@ from broker.core.events import (
     SendFailed,
     Tick,
 )
+from broker.disk_space import DiskSpace, Room
 from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
@@ -94,6 +95,7 @@ class Broker:
             campaigns=self._journal.campaigns(),
             workers=self._journal.workers(),
             quotas=self._journal.quotas(),
+            batches=self._journal.batches(),
             now=now(),
         )
         state = self._core.state
@@ -102,6 +104,7 @@ class Broker:
         self._watchers = Watchers(state, self._queries, self._reply)
         self._mx = mx_lookups(settings, self._wake, self._mx_found)
         self._stopping = 0
+        self._disk = DiskSpace(settings.journal, settings.disk_reserve, self._log)
         self._rejected: dict[tuple[str, str], int] = {}
         self._asking = Asking()
         self._settings = settings
@@ -151,7 +154,8 @@ class Broker:
         heartbeat_s = self._settings.core.heartbeat_s
         while not self._stopping:
             time = now()
-            next_at = min(next_tick, self._core.next_at())
+            halted = self._core.state.halted
+            next_at = next_tick if halted else min(next_tick, self._core.next_at())
             wait_s = max(0.0, min(next_at - time.mono, self._queue.wait_s(time.mono)))
             ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
             if self._wake_receiver.fileno() in ready:
@@ -171,10 +175,13 @@ class Broker:
             time = now()
             if time.mono >= next_tick:
                 next_tick = time.mono + TICK_S
+                self._disk.look()
+                self._core.state.halted = self._disk.halted
                 self._handle(Tick())
                 self._watchers.tick(time)
                 self._report_rejected()
-            self._execute(self._core.dispatch(time))
+            if not self._core.state.halted:
+                self._execute(self._core.dispatch(time))
             self._queue.step(time.mono)
 
     def _wake(self) -> None:
@@ -225,6 +232,8 @@ class Broker:
         match message:
             case wire.Hello():
                 answer(wire.Welcome(self._name, __version__))
+            case wire.OpenCampaign() | wire.Recipients() | wire.RetryFailed() if self._disk.room < Room.ALL:
+                answer(wire.Error(Code.BUSY, self._disk.refusal))
             case wire.OpenCampaign():
                 self._opening.open(peer, request, message)
             case wire.Status():

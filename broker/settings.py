@@ -11,6 +11,8 @@ class Settings:
     clients: str = "tcp://127.0.0.1:5550"
     workers: str = "tcp://127.0.0.1:5551"
     journal: Path = Path("evenpost.db")
+    disk_reserve: int = 256_000_000
+    """Bytes of the journal's disk that stay free for what was accepted; 0: it isn't looked at."""
     dns_resolver: str = ""
     """HOST[:PORT] of the name server to ask for mail exchangers; empty: the system's."""
     core: CoreSettings = field(default_factory=CoreSettings)

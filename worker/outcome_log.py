@@ -38,6 +38,9 @@ BLOCK_ROWS_MAX = 2_000
 """Rows a record when the file is rewritten."""
 RUN_ROWS_BITS = 32
 """Each start numbers its rows from the next multiple of 2**32: more than one run can ever write."""
+SYNCED = "synced"
+"""In place of the boot in STATE: each record was flushed to the disk, so that a power cut took none."""
+_TO_DO = "; look after its disk and start the worker again: it tells then what it had begun"
 ENDED_TOO_SOON = "the worker ended before the server answered"
 
 BegunRow: TypeAlias = tuple[int, int, int, int, int]
@@ -64,7 +67,7 @@ class OutcomeLog:
         self._fd = fd
         self._sync = sync
         self._rewrite_bytes = rewrite_bytes
-        self._boot = file.boot_id()
+        self._boot = SYNCED if sync else file.boot_id()
         self._begun: list[BegunRow] = []
         self._fresh: list[OutcomeRow] = []
         self._open: dict[tuple[int, int], BegunRow] = {}
@@ -115,7 +118,7 @@ class OutcomeLog:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._bytes)
-            self.failed = OutcomeLogError(f"can't write to {self.path}: {error.strerror}")
+            self.failed = OutcomeLogError(f"can't write to {self.path}: {error.strerror}{_TO_DO}")
             raise self.failed from None
         self._begun, self._fresh = [], []
         self._written_confirmed = confirmed
@@ -146,7 +149,7 @@ class OutcomeLog:
                 self.damaged = True
                 _keep_copy(self.path, content)
             if state is not None and not self.cut_bytes:
-                vouched = self._sync or state.clean or state.boot == self._boot != ""
+                vouched = state.clean or (state.boot in (SYNCED, file.boot_id()) and state.boot != "")
             if state is not None:
                 self.incarnation = state.incarnation
                 self.rows.jump(max(self.rows.next, state.next_row))
@@ -199,7 +202,7 @@ class OutcomeLog:
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
-            self.failed = OutcomeLogError(f"can't write to {new}: {error.strerror}")
+            self.failed = OutcomeLogError(f"can't write to {new}: {error.strerror}{_TO_DO}")
             raise self.failed from None
         os.close(self._fd)
         self._fd, self._bytes, self._written_confirmed = fd, size, confirmed

@@ -40,6 +40,8 @@ def done(state: State, batch: Batch) -> None:
     worker = batch.worker
     del state.batches[batch.number]
     del worker.batches[batch.number]
+    if batch.journaled:
+        state.journaled_ended.append(batch.number)
     for number in list(itertools.islice(state.looking, WOKEN_MAX)):
         state.awake[number] = state.looking.pop(number)
     group = batch.group

@@ -231,6 +231,17 @@ class Bucket:
         self._earliest -= n * self._interval
         self._expire(now)
 
+    def postpone(self, now: float, n: int, taken_at: float) -> bool:
+        """So many of those that were taken then go only now, and count from now on. False where a window has
+        no room for them any more: they were kept for longer than it lasts, and others have gone since."""
+        self._expire(now)
+        for window in self._windows:
+            if now - taken_at < window.quota.seconds:
+                window.give_back(n)
+            window.add(now, n)
+        self._expire(now)
+        return self._free >= 0
+
     def next_at(self, now: float) -> float:
         """When at least one may go; infinity while that takes a word of the journal."""
         if self._limit <= self._granted:

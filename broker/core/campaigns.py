@@ -246,7 +246,7 @@ def call_back(state: State, campaign: Campaign) -> list[Command]:
     the wire has ended; what has no outcome then was never begun."""
     batches: dict[bytes, list[int]] = {}
     for batch in state.batches.values():
-        if batch.campaign is campaign and batch.worker.peer:
+        if batch.campaign is campaign and batch.worker.peer and not batch.leaving:
             batches.setdefault(batch.worker.peer, []).append(batch.number)
     return [ToWorker(peer, wire.Revoke(numbers)) for peer, numbers in batches.items()]
 

@@ -123,7 +123,35 @@ class SetQuota:
     stored: StoredBucket | None
 
 
-Change = AddCampaign | AddRecipients | SetMessages | SetSent | PutOff | SetCampaign | SetWorker | SetQuota
+@dataclass(frozen=True, slots=True)
+class AddBatch:
+    """A batch that is about to leave; only campaigns that hold what is unknown have theirs on disk."""
+
+    number: int
+    campaign: int
+    worker: int
+    """Its number."""
+    attempts: list[tuple[int, int]]
+    """Index and attempt of each message."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndBatches:
+    numbers: list[int]
+
+
+Change = (
+    AddCampaign
+    | AddRecipients
+    | SetMessages
+    | SetSent
+    | PutOff
+    | SetCampaign
+    | SetWorker
+    | SetQuota
+    | AddBatch
+    | EndBatches
+)
 
 # --- commands -----------------------------------------------------------------------------------
 

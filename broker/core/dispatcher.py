@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import assert_never
 
 from broker.core import campaigns as campaign_life
-from broker.core import late, outcomes, reading, sending, words
+from broker.core import journaled, late, outcomes, reading, sending, words
 from broker.core import workers as fleet
 from broker.core.balancer import Balancer
 from broker.core.buckets import StoredBucket
 from broker.core.commands import Command, Log, ToWorker
 from broker.core.events import (
+    BatchStored,
     CampaignStored,
     Event,
     FreshRead,
@@ -22,6 +23,7 @@ from broker.core.events import (
     Reopened,
     RetriesRead,
     SendFailed,
+    StoredBatch,
     SubmissionOpened,
     Tick,
     WorkerStored,
@@ -55,10 +57,12 @@ class Dispatcher:
         workers: Iterable[Worker],
         now: Now,
         quotas: Mapping[str, StoredBucket] | None = None,
+        batches: Iterable[StoredBatch] = (),
         balancer: Balancer | None = None,
     ) -> None:
         """`campaigns`: the journal's unfinished ones. `workers`: all it knows. `quotas`: what rates have
-        granted. `balancer`: another one than the settings ask for, to compare them.
+        granted. `batches`: those that the journal has. `balancer`: another one than the settings ask for, to
+        compare them.
 
         Raises RateError where the settings have a rate that isn't one."""
         self.state = State(settings=settings, uniform=uniform, boot=boot, broker=broker)
@@ -73,11 +77,17 @@ class Dispatcher:
             campaign_life.know(self.state, campaign, now)
         for worker in workers:
             self.state.workers[worker.name] = worker
+        journaled.restore(self.state, batches, now)
         self.state.recovering_until = now.mono + settings.lease_s
         self.state.ticked_at = now.mono
 
     def handle(self, event: Event, now: Now) -> list[Command]:
         """What follows from an event. Never raises on what a peer says."""
+        out = self._handle(event, now)
+        out.extend(journaled.ended(self.state))
+        return out
+
+    def _handle(self, event: Event, now: Now) -> list[Command]:
         state = self.state
         match event:
             case FromWorker():
@@ -98,6 +108,8 @@ class Dispatcher:
                 return late.looked_up(state, event, now)
             case HeldRead():
                 return fleet.held_read(state, self.balancer, event, now)
+            case BatchStored():
+                return journaled.stored(state, self.balancer, event, now)
             case SendFailed():
                 return fleet.send_failed(state, self.balancer, event, now)
             case Reopened():
@@ -168,6 +180,7 @@ class Dispatcher:
             silent = [w.name for w in state.workers.values() if not fleet.has_reported(w)]
             if not silent or now.mono >= state.recovering_until:
                 state.recovering_until = None
+                state.awake.update(state.campaigns)
                 out.append(Log("info", "broker.recovered", {"silent_workers": silent}))
         state.sleeping.tidy()
         state.ticks += 1

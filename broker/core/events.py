@@ -125,6 +125,27 @@ class LookedUp:
     upto: int
 
 
+class StoredBatch(NamedTuple):
+    """A batch that was under way when the journal was written last."""
+
+    number: int
+    campaign: int
+    worker: int
+    """Its number."""
+    attempts: list[int]
+    """At which each of `rows` was given out."""
+    rows: list[StoredRow]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStored:
+    """A batch is on disk: it may leave, if its worker's connection is still this one."""
+
+    batch: int
+    peer: bytes
+    hello: int
+
+
 @dataclass(frozen=True, slots=True)
 class SendFailed:
     """A batch couldn't be handed to a worker's connection: it never left."""
@@ -177,6 +198,7 @@ Event = (
     | RetriesRead
     | HeldRead
     | LookedUp
+    | BatchStored
     | SendFailed
     | Reopened
     | QuotaStored

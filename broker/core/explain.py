@@ -53,6 +53,8 @@ def reasons(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> l
     if state.recovering_until is not None:
         text = "the broker has restarted and waits for its workers' reports"
         return [Reason(text, _wall(state.recovering_until, now))]
+    if state.halted:
+        return [Reason(state.halted)]
     found = _of_rates(campaign, now)
     found.extend(_of_workers(state, balancer, campaign, now))
     nothing_due = not campaign.waiting and not campaign.unresolved and not campaign.in_flight

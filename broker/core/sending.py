@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 from math import inf
 
-from broker.core import pacing, quotas, ready
+from broker.core import journaled, pacing, quotas, ready
 from broker.core.balancer import WAIT_S_MIN, Accept, Balancer
 from broker.core.batches import WOKEN_MAX
 from broker.core.campaigns import SMALL_ROWS_MAX
@@ -13,7 +13,7 @@ from broker.core.events import QuotaStored
 from broker.core.groups import Group, Lane
 from broker.core.outcomes import another
 from broker.core.picks import Choice, Picked
-from broker.core.state import Batch, Campaign, Message, State, index_of
+from broker.core.state import Batch, Campaign, Message, State
 from broker.core.turns import PRIORITIES, Pools
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
@@ -204,11 +204,9 @@ def _send(state: State, campaign: Campaign, given: _Given, now: Now, out: list[C
         group.in_flight += 1
     for bucket in batch.buckets:
         state.quotas.take(bucket, now.mono, len(messages))
-    items = []
     for message in messages:
         message.batch = number
         campaign.in_flight_retries += message.retry
-        items.append((index_of(message.id), message.attempts + 1, message.address, message.values))
     if campaign.number in worker.templates:
         worker.templates.move_to_end(campaign.number)
     else:
@@ -218,7 +216,10 @@ def _send(state: State, campaign: Campaign, given: _Given, now: Now, out: list[C
     if now.mono >= state.picks.logged_at + state.settings.dispatch_log_s:
         state.picks.logged_at = now.mono
         out.append(_told(campaign, batch, given.choice))
-    out.append(SendBatch(worker.peer, number, campaign.number, items))
+    if journaled.is_journaled(campaign):
+        out.append(journaled.write(batch))
+    else:
+        out.append(SendBatch(worker.peer, number, campaign.number, journaled.items_of(batch)))
 
 
 def _told(campaign: Campaign, batch: Batch, choice: Choice) -> Log:

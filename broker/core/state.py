@@ -148,6 +148,9 @@ class Batch:
     """All its messages are of this group of domains, which has limits."""
     buckets: list[Bucket] = field(default_factory=list)
     """Of the rates that it took from."""
+    journaled: bool = False
+    leaving: bool = False
+    """The journal has it until it ends; it waits for that and hasn't left: see core.journaled."""
 
 
 @dataclass(slots=True, eq=False)
@@ -300,6 +303,7 @@ class State:
     """Every message in memory."""
     batches: dict[int, Batch] = field(default_factory=dict)
     batches_made: int = 0
+    journaled_ended: list[int] = field(default_factory=list)  # and the journal still has them
     looking_up: int = 0
     """Reports, of all workers, that wait for the journal."""
     news: dict[int, News] = field(default_factory=dict)
@@ -309,6 +313,8 @@ class State:
     """In the same time: campaigns that have ended, as the journal will have them."""
     recovering_until: float | None = None
     """Nothing is sent before every worker that the journal knows has reported, or this time has come."""
+    halted: str = ""
+    """Why the shell asks for no batches just now, in words; empty: it does."""
     turns: Turns = field(default_factory=Turns)
     """Campaigns with messages ready."""
     sleeping: Sleepers = field(default_factory=Sleepers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from broker.core import batches, campaigns, outcomes, words
+from broker.core import batches, campaigns, journaled, outcomes, words
 from broker.core.balancer import Balancer
 from broker.core.commands import (
     Command,
@@ -152,6 +152,7 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
         return []  # it has said hello since, and what it holds now is being read
     foreign: list[int] = []
     """Batches of which nothing is to be sent any more, or that another journal's broker gave out."""
+    taken: list[Batch] = []
     for held in event.batches:
         campaign = state.campaigns.get(held.campaign)
         batch = None
@@ -176,13 +177,18 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
             campaign.in_flight_retries += message.retry
         if batch is not None:
             state.batches[batch.number] = worker.batches[batch.number] = batch
+            taken.append(batch)
             if _is_stopped(batch):
                 foreign.append(held.batch)
         else:
             foreign.append(held.batch)
     worker.holding_read = True
     balancer.update(worker, now.mono)
-    return [ToWorker(worker.peer, wire.Revoke(foreign))] if foreign else []
+    out: list[Command] = [ToWorker(worker.peer, wire.Revoke(foreign))] if foreign else []
+    if adopted := [batch for batch in taken if journaled.is_journaled(batch.campaign)]:
+        # Given out by a release that didn't write batches down.
+        out.append(Persist(tuple(journaled.added(batch) for batch in adopted)))
+    return out
 
 
 def has_reported(worker: Worker) -> bool:

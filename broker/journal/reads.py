@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from broker.core.buckets import StoredBucket
-from broker.core.events import FreshRow, StoredRow
+from broker.core.events import FreshRow, StoredBatch, StoredRow
 from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.core.worker_state import Worker
 from broker.journal.store import JournalError, ReportLine
@@ -93,6 +93,19 @@ class Reads(ABC):
     def quotas(self) -> dict[str, StoredBucket]:
         rows = self._rows("SELECT key, used FROM quota")
         return {key: StoredBucket.from_plain(codec.unpack_values(used)) for key, used in rows}
+
+    def batches(self) -> list[StoredBatch]:
+        found = []
+        for number, campaign, worker, packed in self._rows("SELECT * FROM batch ORDER BY number"):
+            flat = codec.unpack_values(packed)
+            rows = self.stored([message_id(campaign, index) for index in flat[::2]])
+            attempts = dict(
+                zip((message_id(campaign, index) for index in flat[::2]), flat[1::2], strict=True)
+            )
+            found.append(
+                StoredBatch(number, campaign, worker, [attempts[id_] for id_ in rows], list(rows.values()))
+            )
+        return found
 
     def fresh(self, after: int, upto: int, limit: int) -> list[FreshRow]:
         query = (

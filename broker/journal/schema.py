@@ -3,7 +3,7 @@
 APPLICATION_ID = 0x45564E50
 """'EVNP' in the file's header: other people's databases are refused."""
 
-VERSION = 2
+VERSION = 3
 
 CREATE = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -75,6 +75,15 @@ CREATE TABLE worker (
 -- What rates have granted, so that a restart doesn't grant it again.
 CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
 
+-- Batches under way of campaigns with on_unknown = "hold": written before they leave, gone when they ended.
+-- attempts: msgpack, index and attempt of each message in turn.
+CREATE TABLE batch (
+    number INTEGER PRIMARY KEY,
+    campaign INTEGER NOT NULL,
+    worker INTEGER NOT NULL,
+    attempts BLOB NOT NULL
+);
+
 -- Workers keep outcomes and batches by these numbers, across restarts of the broker, and may meet another
 -- journal: a new one in this one's place, or this one restored from a backup. So each journal begins at a
 -- random place, and each opening jumps ahead at random: what is told of one is never believed of another.
@@ -93,6 +102,15 @@ ALTER TABLE worker ADD COLUMN maxconn INTEGER NOT NULL DEFAULT 0;
 UPDATE worker SET state = 'drain' WHERE drained;
 ALTER TABLE worker DROP COLUMN drained;
 CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
+""",
+    2: """
+-- Batches of campaigns with on_unknown = "hold" are on disk before they leave.
+CREATE TABLE batch (
+    number INTEGER PRIMARY KEY,
+    campaign INTEGER NOT NULL,
+    worker INTEGER NOT NULL,
+    attempts BLOB NOT NULL
+);
 """,
 }
 """From each earlier version to the next one; run in one transaction at opening."""

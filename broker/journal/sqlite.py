@@ -11,9 +11,11 @@ from typing import Any
 import apsw
 
 from broker.core.commands import (
+    AddBatch,
     AddCampaign,
     AddRecipients,
     Change,
+    EndBatches,
     PutOff,
     SetCampaign,
     SetMessages,
@@ -68,7 +70,8 @@ class SqliteJournal(Reads):
     Raises JournalError where the file is someone else's, newer than this release, or owned by another broker.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, vfs: str | None = None) -> None:
+        """`vfs`: SQLite's way to the disk, where it isn't the usual one: tests cut the power with it."""
         if _sqlite_version() < _SQLITE_MIN:
             raise JournalError(f"SQLite {apsw.sqlite_lib_version()} can lose data: install apsw from PyPI")
         self.path = path
@@ -78,7 +81,7 @@ class SqliteJournal(Reads):
         except OSError as error:
             raise JournalError(f"can't open the journal {path}: {error.strerror}") from None
         try:
-            self._db = apsw.Connection(str(path))
+            self._db = apsw.Connection(str(path), vfs=vfs)
             self._open()
         except apsw.BusyError:
             raise JournalError(
@@ -87,7 +90,7 @@ class SqliteJournal(Reads):
         except apsw.NotADBError:
             raise JournalError(f"{path} is no journal: it isn't a database. Name another --journal") from None
         except apsw.Error as error:
-            raise JournalError(f"can't open the journal {path}: {error}") from None
+            raise self._failed("open", error) from None
         self._in_transaction = False
         self._campaign_changes: dict[int, SetCampaign] = {}
         self._run = self._value("SELECT coalesce(max(run), 0) FROM run")
@@ -106,6 +109,9 @@ class SqliteJournal(Reads):
             "journal_size_limit = 67108864",
         ):
             db.execute(f"PRAGMA {pragma}")
+        # After a flush that failed, Linux takes for written what the disk never got, and shows it all the
+        # same. What the WAL holds goes to the file, and that to the disk, before anything is built upon it.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.execute("BEGIN IMMEDIATE")
         application, version = self._value("PRAGMA application_id"), self._value("PRAGMA user_version")
         if application == 0 and self._value("SELECT count(*) FROM sqlite_schema") == 0:
@@ -141,13 +147,21 @@ class SqliteJournal(Reads):
     def _value(self, sql: str, bindings: Sequence[Any] = ()) -> Any:
         return self._db.execute(sql, bindings).get
 
+    def _failed(self, what: str, error: apsw.Error) -> JournalError:
+        """What went wrong and what to do. Nothing that was acknowledged is in danger by it."""
+        if isinstance(error, apsw.FullError):
+            to_do = f"make room on the disk of {self.path.absolute().parent} and start the broker again"
+        else:
+            to_do = "look after its disk (the system's log says more) and start the broker again"
+        return JournalError(f"can't {what} the journal {self.path}: {error}; {to_do}")
+
     # --- writing ---------------------------------------------------------------------------
 
     def _write(self, sql: str, bindings: Sequence[Any]) -> None:
         try:
             self._db.execute(sql, bindings)
         except apsw.Error as error:
-            raise JournalError(f"can't write the journal {self.path}: {error}") from error
+            raise self._failed("write", error) from error
 
     def apply(self, changes: Iterable[Change]) -> None:
         try:
@@ -157,7 +171,7 @@ class SqliteJournal(Reads):
             for change in changes:
                 self._apply(change)
         except apsw.Error as error:
-            raise JournalError(f"can't write the journal {self.path}: {error}") from error
+            raise self._failed("write", error) from error
 
     def _apply(self, change: Change) -> None:
         db = self._db
@@ -195,6 +209,13 @@ class SqliteJournal(Reads):
                     db.execute("DELETE FROM quota WHERE key = ?", (key,))
                 else:
                     db.execute(_SET_QUOTA, (key, codec.pack(stored.to_plain())))
+            case AddBatch(number, campaign, worker, attempts):
+                packed = codec.pack([part for pair in attempts for part in pair])
+                db.execute(
+                    "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?)", (number, campaign, worker, packed)
+                )
+            case EndBatches(numbers):
+                db.executemany("DELETE FROM batch WHERE number = ?", [(number,) for number in numbers])
 
     def _add_recipients(self, change: AddRecipients) -> None:
         db = self._db
@@ -231,7 +252,7 @@ class SqliteJournal(Reads):
             self._set_campaigns()
             self._db.execute("COMMIT")
         except apsw.Error as error:
-            raise JournalError(f"can't flush the journal {self.path} to disk: {error}") from error
+            raise self._failed("flush", error) from error
         self._in_transaction = False
 
     def reopen(self, campaign: int) -> None:

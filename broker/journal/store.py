@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from broker.core.buckets import StoredBucket
 from broker.core.commands import Change
-from broker.core.events import FreshRow, StoredRow
+from broker.core.events import FreshRow, StoredBatch, StoredRow
 from broker.core.state import Campaign, Stored
 from broker.core.worker_state import Worker
 
@@ -61,6 +61,9 @@ class Journal(Protocol):
 
     def quotas(self) -> dict[str, StoredBucket]:
         """What rates have granted, by the key of their bucket."""
+
+    def batches(self) -> list[StoredBatch]:
+        """Those that were added and haven't ended, with what is known of their messages."""
 
     def fresh(self, after: int, upto: int, limit: int) -> list[FreshRow]:
         """Messages that were never tried, after < number < upto, in order."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from scripts.benches import balance, dispatch, latency, queue, submit, throughput, trace
+from scripts.benches import balance, dispatch, latency, queue, restart, submit, throughput, trace
 from scripts.benches.table import Result, show
 
 Measure = Callable[..., Result]
@@ -47,6 +47,11 @@ command(
 command(
     "queue",
     queue.measure,
+    number("--messages", 2_000_000, "Messages queued."),
+)
+command(
+    "restart",
+    restart.measure,
     number("--messages", 2_000_000, "Messages queued."),
 )
 command(

@@ -56,6 +56,10 @@ class Process:
                 return int(line.split()[1]) / 1024
         return 0.0
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -101,11 +105,12 @@ class Cluster:
     def __init__(self, folder: Path, smtp_ports: list[int], connections: int = 16) -> None:
         clients, workers = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
         quiet = ["--log-level", "warning"]
-        self.broker = Process(
-            [sys.executable, "-m", "broker", "--clients", clients, "--workers", workers,
-             "--journal", str(folder / "journal.db"), *quiet],
-            folder, "broker",
-        )  # fmt: skip
+        self._folder = folder
+        self._broker_command = [
+            sys.executable, "-m", "broker", "--clients", clients, "--workers", workers,
+            "--journal", str(folder / "journal.db"), *quiet,
+        ]  # fmt: skip
+        self.start_broker()
         self.workers = [
             Process(
                 [sys.executable, "-m", "worker", "--broker", workers, "--smtp", f"smtp://127.0.0.1:{port}",
@@ -121,6 +126,9 @@ class Cluster:
                 raise click.ClickException("the workers didn't come up")
             time.sleep(0.05)
 
+    def start_broker(self) -> None:
+        self.broker = Process(self._broker_command, self._folder, "broker")
+
     def stop(self) -> None:
         self.client.close()
         for process in [*self.workers, self.broker]:
@@ -128,9 +136,14 @@ class Cluster:
 
 
 @contextmanager
-def cluster(smtp_ports: list[int], connections: int = 16) -> Iterator[Cluster]:
+def cluster(
+    smtp_ports: list[int], connections: int = 16, *, prepare: Callable[[Path], None] | None = None
+) -> Iterator[Cluster]:
+    """`prepare` is called with the folder of the journal before the broker starts."""
     # Under the checkout, not in /tmp: that may be memory, and a journal belongs on a disk.
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".bench-") as folder:
+        if prepare is not None:
+            prepare(Path(folder))
         made = Cluster(Path(folder), smtp_ports, connections)
         try:
             yield made

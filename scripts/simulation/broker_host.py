@@ -115,6 +115,7 @@ class BrokerHost:
             campaigns=self.journal.campaigns(),
             workers=self.journal.workers(),
             quotas=self.journal.quotas(),
+            batches=self.journal.batches(),
             now=self.now(),
             **more,
         )

@@ -270,7 +270,7 @@ class Checker(Watch):
         copies = sum(self.takes[id_] - 1 for id_ in ids if self.takes[id_] > 1)
         reasons = campaign.unknown + (campaign.duplicates if self.blind_recoveries else 0)
         if campaign.options.on_unknown == "hold" and campaign.id not in self._retried:
-            reasons = 0 if not self.blind_recoveries else reasons
+            reasons = 0
         if copies > reasons:
             self.fail(
                 f"{campaign.id}: {copies} copies, {campaign.unknown} outcomes unknown, "

@@ -8,9 +8,11 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from broker.core.commands import (
+    AddBatch,
     AddCampaign,
     AddRecipients,
     Change,
+    EndBatches,
     PutOff,
     SetCampaign,
     SetMessages,
@@ -18,7 +20,7 @@ from broker.core.commands import (
     SetSent,
     SetWorker,
 )
-from broker.core.events import FreshRow, StoredRow
+from broker.core.events import FreshRow, StoredBatch, StoredRow
 from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, message_id
 from broker.core.worker_state import Worker
 from broker.journal.store import ReportLine
@@ -64,6 +66,8 @@ class MemoryJournal:
         """By campaign, in order: when its rows are due, and their numbers."""
         self._workers: dict[str, SetWorker] = {}
         self._quotas: dict[str, Any] = {}
+        self._batches: dict[int, AddBatch | None] = {}
+        """None: it has ended."""
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
         """Of the open transaction: where, which, and what was there before."""
         self.commits = 0
@@ -146,6 +150,11 @@ class MemoryJournal:
                 self._put(self._workers, change.name, change)
             case SetQuota(key, stored):
                 self._put(self._quotas, key, stored)
+            case AddBatch():
+                self._put(self._batches, change.number, change)
+            case EndBatches(numbers):
+                for number in numbers:
+                    self._put(self._batches, number, None)
 
     def _add_campaign(self, campaign: Campaign) -> None:
         static = Campaign(
@@ -248,6 +257,16 @@ class MemoryJournal:
 
     def quotas(self) -> dict[str, Any]:
         return {key: stored for key, stored in self._quotas.items() if stored is not None}
+
+    def batches(self) -> list[StoredBatch]:
+        found = []
+        for number, batch in sorted(self._batches.items()):
+            if batch is not None:
+                attempts = {message_id(batch.campaign, index): n for index, n in batch.attempts}
+                rows = self.stored(list(attempts))
+                numbers = [attempts[id_] for id_ in rows]
+                found.append(StoredBatch(number, batch.campaign, batch.worker, numbers, list(rows.values())))
+        return found
 
     def campaign(self, id_: str) -> Campaign | None:
         return next((self._campaign(n) for n, c in self._campaigns.items() if c.id == id_), None)

@@ -21,6 +21,7 @@ BENCHES = {
     "dispatch": (["--messages", "20000"], {"us_10", "us_100", "us_1000"}),
     "throughput": (["--messages", "500", "--rounds", "1"], {"ratio", "broker_cpu_us", "worker_cpu_us"}),
     "submit": (["--recipients", "2000"], {"rate", "client_rss_mb"}),
+    "restart": (["--messages", "20000"], {"seconds", "filled_s"}),
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
 """All but queue, whose measurement takes ten seconds however few messages it has."""

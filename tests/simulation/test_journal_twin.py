@@ -8,9 +8,11 @@ import pytest
 
 from broker.core.buckets import StoredBucket
 from broker.core.commands import (
+    AddBatch,
     AddCampaign,
     AddRecipients,
     Change,
+    EndBatches,
     SetCampaign,
     SetMessages,
     SetQuota,
@@ -40,6 +42,8 @@ class Pair:
         """By campaign: how many recipients it has."""
         self.committed: dict[int, int] = {}
         self.workers = 0
+        self.batches: list[int] = []
+        """All that were ever added."""
 
     def apply(self, *changes: Change) -> None:
         self.memory.apply(changes)
@@ -70,7 +74,7 @@ class Pair:
     def step(self) -> None:
         rng = self.rng
         number = rng.choice(list(self.totals)) if self.totals else 0
-        match rng.choice("cccrrrrmmmmssswqtexo" if self.totals else "c"):
+        match rng.choice("cccrrrrmmmmssswqtexobb" if self.totals else "c"):
             case "c":
                 self.add_campaign()
             case "r":
@@ -92,6 +96,8 @@ class Pair:
                 self.crash()
             case "o":
                 self.reopen(number)
+            case "b":
+                self.add_or_end_batch(number)
 
     def add_campaign(self) -> None:
         number = max(self.totals, default=0) + self.rng.randint(1, 3)
@@ -147,6 +153,16 @@ class Pair:
         stored = StoredBucket(((Quota(9, 60.0), ((5, rng.randint(1, 9)),)),), 2)
         self.apply(SetQuota(rng.choice(["server:a", "server:b"]), rng.choice([None, stored, stored])))
 
+    def add_or_end_batch(self, number: int) -> None:
+        rng = self.rng
+        if self.batches and rng.random() < 0.5:
+            self.apply(EndBatches(rng.sample(self.batches, min(2, len(self.batches)))))
+            return
+        self.batches.append((7 << 32) + len(self.batches))
+        indices = sorted(rng.sample(range(RECIPIENTS_MAX), 3))  # maybe some that don't exist
+        attempts = [(index, rng.randint(1, 3)) for index in indices]
+        self.apply(AddBatch(self.batches[-1], number, rng.randint(1, 3), attempts))
+
     def reopen(self, number: int) -> None:
         """RETRY_FAILED, as broker.reopening does it."""
         self.memory.reopen(number)
@@ -160,7 +176,7 @@ class Pair:
 
     def compare(self) -> None:
         rng = self.rng
-        for name in ("campaigns", "workers", "quotas"):
+        for name in ("campaigns", "workers", "quotas", "batches"):
             self.same(name)
         self.same("newest_campaigns", 3)
         self.same("trace", f"u{rng.randint(0, 9)}@EXAMPLE.com", 20)
