@@ -1,6 +1,7 @@
 """evenpost-broker: the command line."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from broker.core.settings import Settings as CoreSettings
 from broker.settings import Settings
 from broker.settings_file import TABLES, read_domains, read_senders
 from evenpost.runtime import logs
+from evenpost.runtime.failpoints import FailPoints, failpoints_option
 from evenpost.runtime.settings import FiniteRange, config_option, log_options, option, run, version_option
 
 _CORE = CoreSettings()
@@ -117,6 +119,7 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     callback=_resolver,
     help="The name server for [[domain]] groups by mail exchanger, an IP address. Not given: the system's.",
 )
+@failpoints_option("broker")
 @log_options
 @version_option()
 def command(
@@ -134,6 +137,7 @@ def command(
     reserved: float,
     dispatch_log: float,
     dns_resolver: str,
+    failpoints: FailPoints | None,
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
@@ -169,8 +173,13 @@ def command(
         senders=read_senders(config) if config is not None else (),
         dispatch_log_s=dispatch_log,
     )
+    make_broker: Callable[[Settings], Broker] = Broker
+    if failpoints is not None:
+        from broker.failpoints import failing
+
+        make_broker = failing(failpoints)
     try:
-        broker = Broker(Settings(clients, workers, journal, dns_resolver, core))
+        broker = make_broker(Settings(clients, workers, journal, dns_resolver, core))
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()
