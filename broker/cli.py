@@ -49,6 +49,14 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     help="The file that holds every campaign and message. Made if it isn't there.",
 )
 @option(
+    "--wait-for-journal",
+    type=FiniteRange(0, 3600),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait so long for another broker to end. For an upgrade without a gap: start the new broker with "
+    "this, then end the old one.",
+)
+@option(
     "--heartbeat",
     type=FiniteRange(0.05, 60),
     default=_CORE.heartbeat_s,
@@ -127,6 +135,7 @@ def command(
     clients: str,
     workers: str,
     journal: Path,
+    wait_for_journal: float,
     heartbeat: float,
     lease: float,
     retry_initial: float,
@@ -153,6 +162,7 @@ def command(
     from broker.journal.store import JournalError
     from broker.mx import ResolverError
     from broker.service import Broker
+    from broker.takeover import take_over
     from evenpost.runtime.sockets import EndpointError
 
     if lease < 3 * heartbeat:
@@ -179,7 +189,8 @@ def command(
 
         make_broker = failing(failpoints)
     try:
-        broker = make_broker(Settings(clients, workers, journal, dns_resolver, core))
+        settings = Settings(clients, workers, journal, dns_resolver, core)
+        broker = take_over(make_broker, settings, wait_for_journal)
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()
