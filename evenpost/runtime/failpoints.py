@@ -91,7 +91,7 @@ IO_POINTS = frozenset({
     "broker.after_recipients_insert", "broker.after_submission_insert", "broker.before_commit",
     "broker.before_outcomes_commit", "broker.before_recipients_insert", "broker.before_submission_insert",
     "broker.opening", "broker.reopen_piece",
-    "worker.before_begun", "worker.before_log_write", "worker.mid_log_write", "worker.rotating",
+    "worker.before_log_write", "worker.mid_log_write", "worker.rotating",
 })  # fmt: skip
 """Those where something is read or written on disk, which may fail."""
 

@@ -67,8 +67,11 @@ class Cluster:
         environment["PYTHONPATH"] = str(ROOT)
         if points := self.failpoints.pop(name, ""):
             environment["EVENPOST_FAILPOINTS"] = points
+        self.processes[name] = self.spawn(name, command, environment)
+
+    def spawn(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
             )
 
