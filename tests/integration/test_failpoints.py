@@ -16,7 +16,7 @@ import pytest
 
 from client import Client
 from client.session import Timing
-from evenpost.runtime.failpoints import IO_POINTS, POINTS
+from evenpost.runtime.failpoints import IO_POINTS
 from tests.integration.cluster import Cluster, newsletter, wait_until
 from tests.integration.forked import Nursery, QuickCluster
 from tests.servers import RecordingServer, Rule
