@@ -90,7 +90,9 @@ class QuickCluster(Cluster):
         self._nursery = nursery
 
     def spawn(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        return Forked(self._nursery, command, self.folder, environment, self.folder / f"{name}.log")
+        log = self.folder / f"{name}.log"
+        log.touch()
+        return Forked(self._nursery, command, self.folder, environment, log)
 
 
 def _become(request: dict[str, Any]) -> None:

@@ -12,12 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 
+from broker.journal import schema
 from client import Client
 from client.session import Timing
 from evenpost.runtime.failpoints import IO_POINTS
-from tests.integration.cluster import Cluster, newsletter, wait_until
+from tests.integration.cluster import ROOT, Cluster, newsletter, wait_until
 from tests.integration.forked import Nursery, QuickCluster
 from tests.servers import RecordingServer, Rule
 from worker.vocabulary import EXIT_LOG
@@ -67,8 +69,8 @@ class Run:
 
         return self._pool.submit(asked)
 
-    def submit(self, messages: int = MESSAGES) -> "Future[object]":
-        campaign = newsletter(messages, domain=self.domain)
+    def submit(self, messages: int = MESSAGES, **fields: object) -> "Future[object]":
+        campaign = newsletter(messages, domain=self.domain, **fields)
         return self.ask(lambda client: client.submit(campaign))
 
     def wait_for_death(self, name: str, status: int = -signal.SIGKILL) -> None:
@@ -426,3 +428,46 @@ def test_a_worker_that_sleeps_beyond_its_lease_is_fenced_and_each_copy_is_counte
             run.cluster.processes["w"].send_signal(signal.SIGCONT)
         run.balance(receipt.result(30), copies=None)
         assert "failpoint.reached" in run.cluster.log("w")
+
+
+# --- what is left of a message whose outcome nobody knows, and an old journal ----------------------------
+
+
+@pytest.mark.parametrize("point", ["worker.after_begun@5", "worker.before_outcome@5"], ids=name_of)
+def test_with_on_unknown_hold_no_copy_is_sent_and_the_message_is_held(
+    running: Running, server: RecordingServer, point: str
+) -> None:
+    name, _, count = point.partition("@")
+    with running("hold-" + name) as run:
+        run.cluster.failpoints["w"] = f"{name}=kill@{count}"
+        run.cluster.start_broker()
+        run.start_worker("w")
+        receipt = run.submit(on_unknown="hold")
+        run.dies("w")
+        with run.client() as client:
+            final = client.wait(receipt.result(30).campaign, interval=0.05)  # type: ignore[attr-defined]  # a Receipt
+        assert final.counts == {"sent": MESSAGES - 1, "held": 1} and final.unknown == 1
+        assert run.copies() == 0
+
+
+def test_a_broker_that_dies_while_it_migrates_a_journal_has_not_touched_it(
+    running: Running, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.db"
+    db = apsw.Connection(str(path))
+    db.execute((ROOT / "tests/data/journal_v1.sql").read_text())
+    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = 1")
+    db.execute("INSERT INTO worker VALUES (NULL, 'w', 's:25', 'log', 1, 1, 0)")
+    db.close()
+    with running("migration", "--lease", "3") as run:
+        run.cluster.failpoints["broker"] = "broker.opening=kill"
+        run.cluster.start_broker()
+        run.wait_for_death("broker")
+        db = apsw.Connection(str(path))
+        assert db.execute("PRAGMA user_version").get == 1
+        assert db.execute("SELECT drained FROM worker").get == 1
+        assert db.execute("PRAGMA integrity_check").get == "ok"
+        db.close()
+        run.cluster.restart("broker")
+        with run.client() as client:
+            assert [(w.worker, w.operator) for w in client.servers()] == [("w", "drain")]
