@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.integration.cluster import Cluster, newsletter, wait_until
 from tests.servers import RecordingServer
 
@@ -21,6 +23,7 @@ def start_next_broker(cluster: Cluster, number: int) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_a_new_broker_takes_over_again_and_again_and_no_message_is_sent_twice(tmp_path: Path) -> None:
     main, small = 3_000, 40
     with ExitStack() as stack:
@@ -70,11 +73,12 @@ def test_a_broker_that_waits_in_vain_says_who_has_the_journal(tmp_path: Path) ->
             assert "in use by another broker" in cluster.log("second")
 
 
+@pytest.mark.slow
 def test_workers_are_upgraded_one_after_the_other(tmp_path: Path) -> None:
-    total = 1_500
+    total = 1_000
     with ExitStack() as stack:
         servers = [stack.enter_context(RecordingServer(delay_s=0.02, keep=False)) for _ in range(2)]
-        cluster = stack.enter_context(Cluster(tmp_path))
+        cluster = stack.enter_context(Cluster(tmp_path, "--slow-start", "0"))
         cluster.start_broker()
         for number, server in enumerate(servers):
             cluster.start_worker(f"w{number}", server.url, "--max-connections", "4")
