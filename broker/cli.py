@@ -1,6 +1,7 @@
 """evenpost-broker: the command line."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from broker.core.settings import Settings as CoreSettings
 from broker.settings import Settings
 from broker.settings_file import TABLES, read_domains, read_senders
 from evenpost.runtime import logs
+from evenpost.runtime.failpoints import FailPoints, failpoints_option
 from evenpost.runtime.settings import FiniteRange, config_option, log_options, option, run, version_option
 
 _CORE = CoreSettings()
@@ -53,6 +55,14 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     metavar="MB",
     help="With less than this free on the journal's disk nothing new is accepted, with less than a quarter "
     "of it nothing is sent: what was accepted needs the rest. 0: don't look.",
+)
+@option(
+    "--wait-for-journal",
+    type=FiniteRange(0, 3600),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait so long for another broker to end. For an upgrade without a gap: start the new broker with "
+    "this, then end the old one.",
 )
 @option(
     "--heartbeat",
@@ -125,6 +135,7 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     callback=_resolver,
     help="The name server for [[domain]] groups by mail exchanger, an IP address. Not given: the system's.",
 )
+@failpoints_option("broker")
 @log_options
 @version_option()
 def command(
@@ -133,6 +144,7 @@ def command(
     workers: str,
     journal: Path,
     disk_reserve: float,
+    wait_for_journal: float,
     heartbeat: float,
     lease: float,
     retry_initial: float,
@@ -143,6 +155,7 @@ def command(
     reserved: float,
     dispatch_log: float,
     dns_resolver: str,
+    failpoints: FailPoints | None,
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
@@ -158,6 +171,7 @@ def command(
     from broker.journal.store import JournalError
     from broker.mx import ResolverError
     from broker.service import Broker
+    from broker.takeover import take_over
     from evenpost.runtime.sockets import EndpointError
 
     if lease < 3 * heartbeat:
@@ -178,9 +192,15 @@ def command(
         senders=read_senders(config) if config is not None else (),
         dispatch_log_s=dispatch_log,
     )
+    make_broker: Callable[[Settings], Broker] = Broker
+    if failpoints is not None:
+        from broker.failpoints import failing
+
+        make_broker = failing(failpoints)
     try:
         reserve = int(disk_reserve * 1_000_000)
-        broker = Broker(Settings(clients, workers, journal, reserve, dns_resolver, core))
+        settings = Settings(clients, workers, journal, reserve, dns_resolver, core)
+        broker = take_over(make_broker, settings, wait_for_journal)
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 import zmq
@@ -73,7 +74,7 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         """Opens the journal and binds both sockets. Raises JournalError, EndpointError or ResolverError."""
         self._log = logs.get()
-        self._journal = SqliteJournal(settings.journal)
+        self._journal = self._open_journal(settings.journal)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._clients = sockets.router(self._context, settings.clients)
@@ -108,6 +109,9 @@ class Broker:
         self._rejected: dict[tuple[str, str], int] = {}
         self._asking = Asking()
         self._settings = settings
+
+    def _open_journal(self, path: Path) -> SqliteJournal:
+        return SqliteJournal(path)
 
     # --- the loop -----------------------------------------------------------------------------
 

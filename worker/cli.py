@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import click
 
+from evenpost.runtime.failpoints import FailPoints, failpoints_option
 from evenpost.runtime.settings import (
     FiniteRange,
     WholeRange,
@@ -164,13 +165,14 @@ Exit status
     "--drain-timeout", type=FiniteRange(min=0), default=DRAIN_TIMEOUT_S, metavar="SECONDS",
     help="How long SIGTERM waits for messages on the wire and for the broker.",
 )
+@failpoints_option("worker")
 @log_options
 @config_option("worker")
 @version_option()
 def cli(
     broker: str, outcome_log: Path | None, outcome_log_sync: bool, drain_timeout: float, name: str | None,
     weight: int, rate: str, agent: str | None, agent_interval: float, pool: tuple[str, ...], log_level: str,
-    log_format: Any, log_addresses: bool, config: Path | None, **smtp: Any,
+    log_format: Any, log_addresses: bool, config: Path | None, failpoints: FailPoints | None, **smtp: Any,
 ) -> int:
     """Send the broker's messages through one SMTP server.
 
@@ -197,7 +199,7 @@ def cli(
         drain_timeout_s=drain_timeout,
         log_sent=log_level == "debug",
     )
-    return start(settings)
+    return start(settings, failpoints)
 
 
 def server_config(
@@ -299,26 +301,31 @@ def _name(name: str, hint: str) -> str:
     return name
 
 
-def open_log(settings: Settings) -> "OutcomeLog":
+def open_log(settings: Settings, failpoints: FailPoints | None = None) -> "OutcomeLog":
     """Raises click.ClickException with the reason."""
     from evenpost.runtime import clock
     from worker.outcome_log import OutcomeLog, OutcomeLogError
 
+    log_type = OutcomeLog
+    if failpoints is not None:
+        from worker import failpoints as failing
+
+        log_type = failing.log_type(failpoints)
     try:
-        return OutcomeLog.open(
+        return log_type.open(
             settings.outcome_log, now_ms=clock.now().wall, sync=settings.outcome_log_sync
         )
     except OutcomeLogError as error:
         raise click.ClickException(str(error)) from None
 
 
-def start(settings: Settings) -> int:
+def start(settings: Settings, failpoints: FailPoints | None = None) -> int:
     """Runs the worker to its end. The status to exit with."""
     import asyncio
 
     from worker.service import serve
 
-    log = open_log(settings)
+    log = open_log(settings, failpoints)
     try:
         import uvloop
     except ImportError:  # PyPy: asyncio's own loop does the same, only slower
@@ -326,6 +333,10 @@ def start(settings: Settings) -> int:
     else:
         new_loop = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=new_loop) as runner:
+        if failpoints is not None:
+            from worker import failpoints as failing
+
+            return runner.run(failing.serve(settings, log, failpoints))
         return runner.run(serve(settings, log))
 
 

@@ -112,7 +112,7 @@ class OutcomeLog:
         body = codec.pack((self.rows.next - len(fresh), confirmed, begun, fresh))
         record = file.record(file.BLOCK, body)
         try:
-            file.write(self._fd, record)
+            self._append(record)
             if self._sync:
                 os.fdatasync(self._fd)
         except OSError as error:
@@ -125,6 +125,9 @@ class OutcomeLog:
         self._bytes += len(record)
         if self._bytes >= self._rewrite_at:
             self._rewrite()
+
+    def _append(self, record: bytes) -> None:
+        file.write(self._fd, record)
 
     def close(self) -> None:
         """Writes what is left and lets go of the file. Raises OutcomeLogError; it is closed all the same.

@@ -23,7 +23,7 @@ from worker.batch_run import BatchRun, plain_row
 from worker.outcome_log import OutcomeLog, OutcomeLogError
 from worker.session import Session
 from worker.settings import Settings
-from worker.templates import Templates
+from worker.templates import CampaignComposer, Templates
 from worker.upstream import Upstream
 from worker.vocabulary import (
     EXIT_LOG,
@@ -151,12 +151,15 @@ class Worker:
         template = self._templates.use(held.campaign)
         if template is None:
             self._logger.error("batch.no_template", batch=held.number, campaign=held.campaign)
-        await self._pool.run(BatchRun(self, held, template))
+        await self._pool.run(self._batch_run(held, template))
         if self._stopped.done():
             return  # `_close` has taken over
         if self.hears_sent:
             self._logger.debug("batch.done", batch=held.number, campaign=held.campaign)
         self._handle(BatchEnded(held.number))
+
+    def _batch_run(self, held: Held, template: CampaignComposer | None) -> BatchRun:
+        return BatchRun(self, held, template)
 
     # --- for BatchRun -------------------------------------------------------------------------------
 

@@ -252,6 +252,7 @@ class Session:
     def _unsent(self, type_: Type, now: Now) -> None:
         if type_ is Type.WORKER_HELLO:
             self._lease.hello_unsent()
+            self._hellos -= 1  # nobody is slow to answer what didn't leave
             self._speak_at = now.mono + NO_CONNECTION_RETRY_S
         elif type_ is Type.HEARTBEAT and self._welcomed:
             self._lease.heartbeat_unsent(self._number)

@@ -26,7 +26,7 @@ from broker.core.commands import (
 from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
 from broker.journal.reads import Reads, address_hash
-from broker.journal.store import JournalError
+from broker.journal.store import JournalError, JournalInUseError
 from evenpost.wire import codec
 
 _CACHE_KIB = 48 * 1024
@@ -84,7 +84,7 @@ class SqliteJournal(Reads):
             self._db = apsw.Connection(str(path), vfs=vfs)
             self._open()
         except apsw.BusyError:
-            raise JournalError(
+            raise JournalInUseError(
                 f"{path} is in use by another broker: stop that one, or give this one its own --journal"
             ) from None
         except apsw.NotADBError:

@@ -14,6 +14,10 @@ class JournalError(Exception):
     """The journal can't be opened, read or written; the message says which and what to do."""
 
 
+class JournalInUseError(JournalError):
+    """Another broker has it open."""
+
+
 class ReportLine(NamedTuple):
     """A message as reports show it."""
 

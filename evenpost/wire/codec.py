@@ -102,6 +102,11 @@ def request_of(frames: Sequence[bytes]) -> int:
     return 0
 
 
+def type_of(frames: Sequence[bytes]) -> int:
+    """The type number of frames that `encode` made."""
+    return int(_HEADER.unpack(frames[0])[2])
+
+
 def pack(plain: Any) -> bytes:
     """Plain values (None, bool, int, float, str, bytes, list, tuple, dict) in msgpack."""
     packed: bytes = msgpack.packb(plain)

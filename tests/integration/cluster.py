@@ -35,6 +35,8 @@ class Cluster:
         self.broker_options = broker_options
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.commands: dict[str, list[str]] = {}
+        self.failpoints: dict[str, str] = {}
+        """By process: EVENPOST_FAILPOINTS of its next start, and of that one only."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +65,13 @@ class Cluster:
         self.commands[name] = command
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
         environment["PYTHONPATH"] = str(ROOT)
+        if points := self.failpoints.pop(name, ""):
+            environment["EVENPOST_FAILPOINTS"] = points
+        self.processes[name] = self.spawn(name, command, environment)
+
+    def spawn(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
             )
 
@@ -92,14 +99,14 @@ class Cluster:
         )
 
 
-def newsletter(recipients: int, **fields: object) -> Campaign:
+def newsletter(recipients: int, domain: str = "example.com", **fields: object) -> Campaign:
     given: dict[str, object] = {
         "sender": "News <news@example.com>",
         "subject": "Hello {{ name }}",
         "html": "<p>Hello {{ name }}, this is <b>number {{ n }}</b>.</p>",
         "text": "Hello {{ name }},\n.this is number {{ n }}.\n",
         "recipients": [
-            {"email": f"user{n}@example.com", "name": f"Žofie {n}", "n": n} for n in range(recipients)
+            {"email": f"user{n}@{domain}", "name": f"Žofie {n}", "n": n} for n in range(recipients)
         ],
     }
     return Campaign(**(given | fields))  # type: ignore[arg-type]  # a test's own

@@ -15,7 +15,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
     """What the command line would start, and did not."""
     settings: list[Settings] = []
 
-    def start(given: Settings) -> int:
+    def start(given: Settings, failpoints: object) -> int:
+        assert failpoints is None
         settings.append(given)
         return 0
 

@@ -148,6 +148,17 @@ def test_hellos_become_rarer_so_that_a_slow_broker_can_answer_the_last() -> None
     assert said == [0, 1, 3, 6, 10, 15, 20, 25, 30, 35]
 
 
+def test_hellos_that_never_left_do_not_make_the_next_one_rarer() -> None:
+    """A broker that is upgraded, and dies on the first hello: its successor is greeted after a heartbeat."""
+    game = Game()
+    game.play(Tick(), at=0)
+    for tenth in range(10):
+        game.play(Unsent(Type.WORKER_HELLO), at=tenth / 10)
+        game.play(Tick(), at=tenth / 10 + 0.11)
+    said = [t for t in range(2, 8) if names(game.play(Tick(), at=t))[-1:] == ["SendHello"]]
+    assert said == [3, 5]
+
+
 def test_an_acknowledged_heartbeat_prolongs_the_lease_from_when_it_was_sent() -> None:
     game = Game()
     game.welcome()
