@@ -31,11 +31,12 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Connections: open now, most at once, and all so far."""
+    """Connections: open now, most at once, and all so far; and final dots that came on them."""
 
     open: int
     peak: int
     total: int
+    dots: int
 
 
 class RecordingServer(Server):
