@@ -1,4 +1,4 @@
-"""Three books that have to agree: what the client was told, what the report says, and what the servers took."""
+"""Three books that have to agree: what a client was told, the report, and what the servers took."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -35,6 +35,9 @@ class Cluster:
         self.broker_options = broker_options
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.commands: dict[str, list[str]] = {}
+        self.prefixes: dict[str, list[str]] = {}
+        """What a process is started under, by its name: a network namespace, a clock of its own."""
+        self.environments: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -62,10 +65,11 @@ class Cluster:
     def start(self, name: str, command: list[str]) -> None:
         self.commands[name] = command
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(ROOT)} | self.environments.get(name, {})
+        prefix = self.prefixes.get(name, [])
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
+                [*prefix, sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
             )
 
     def kill(self, name: str) -> None:

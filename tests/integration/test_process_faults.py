@@ -105,7 +105,7 @@ def test_a_frozen_broker_stops_its_workers_and_costs_no_copy(stack: ExitStack, t
     scene.signal("broker", signal.SIGSTOP)
     for worker in ("w0", "w1"):
         scene.wait_for_event(worker, "worker.lost_broker")
-    # What it had in hand when the broker froze may be gone before its lease is; then there is nothing to stop.
+    # They end what they have in hand, if the lease lasts so long, and get nothing more.
     assert _at_rest(scene) < 2_000
     scene.signal("broker", signal.SIGCONT)
     scene.finish(receipt)
