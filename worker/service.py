@@ -13,6 +13,7 @@ import zmq
 
 from evenpost import __version__
 from evenpost.runtime import clock, logs
+from evenpost.runtime.clock_log import follow_clock
 from evenpost.runtime.settings import EXIT_INTERNAL
 from evenpost.runtime.sockets import Dealer
 from evenpost.runtime.tasks import Tasks
@@ -211,7 +212,8 @@ class Worker:
                     self._flush_scheduled = True
                     self._loop.call_soon(self._flush_log)
             case SendHeartbeat():
-                self._send_message(self._upstream.heartbeat(command))
+                follow_clock()
+                self._send_message(self._upstream.heartbeat(command, clock.now().wall))
             case SendHello():
                 self._send_hello(command)
             case GiveBack(held, items, reason):

@@ -123,7 +123,25 @@ class SetQuota:
     stored: StoredBucket | None
 
 
-Change = AddCampaign | AddRecipients | SetMessages | SetSent | PutOff | SetCampaign | SetWorker | SetQuota
+@dataclass(frozen=True, slots=True)
+class ShiftDue:
+    """All deferred messages of a campaign are due so much later, or earlier: the clock was set."""
+
+    campaign: int
+    by_ms: int
+
+
+Change = (
+    AddCampaign
+    | AddRecipients
+    | SetMessages
+    | SetSent
+    | PutOff
+    | ShiftDue
+    | SetCampaign
+    | SetWorker
+    | SetQuota
+)
 
 # --- commands -----------------------------------------------------------------------------------
 

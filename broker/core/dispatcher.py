@@ -8,9 +8,11 @@ from broker.core import late, outcomes, reading, sending, words
 from broker.core import workers as fleet
 from broker.core.balancer import Balancer
 from broker.core.buckets import StoredBucket
+from broker.core.clock_set import clock_set
 from broker.core.commands import Command, Log, ToWorker
 from broker.core.events import (
     CampaignStored,
+    ClockSet,
     Event,
     FreshRead,
     FromClient,
@@ -106,6 +108,8 @@ class Dispatcher:
                 state.quotas.promised(event.key, event.number)
             case MxFound():
                 return reading.mx_found(state, event, now)
+            case ClockSet():
+                return clock_set(state, event)
             case Tick():
                 return self._tick(now)
             case _:

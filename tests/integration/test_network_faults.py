@@ -1,5 +1,5 @@
-"""Cables that are pulled, packets that vanish one way, connections that nobody has closed: between real processes
-on hosts of their own."""
+"""Cables that are pulled, packets that vanish one way, connections that nobody has closed: between real
+processes on hosts of their own."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

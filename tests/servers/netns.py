@@ -5,7 +5,7 @@
         subprocess.Popen([*network.on("worker"), "ping", wire.address["broker"]])
         wire.down()
 
-Each network has names of its own and is gone when its context ends, and nothing outside it is touched. It takes
+Each network has names of its own and is gone when its context ends; nothing outside it is touched. It takes
 root, `ip`, and for `drop` nft.
 """
 

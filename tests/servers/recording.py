@@ -46,7 +46,7 @@ class RecordingServer(Server):
     `delay_s` is waited before the answer to each message's final dot, on its connection only.
     Connections above `max_sessions` get 421. After `session_messages` messages on a connection,
     MAIL gets 421. `keep=False` records no bodies. `certificate` makes it TLS from the first byte.
-    `prefix` is a command to run it under, such as one that enters a network namespace, and `host` its address.
+    `prefix` is a command to run it under, one that enters a network namespace, and `host` its address there.
     """
 
     name = "recording"
