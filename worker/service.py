@@ -73,6 +73,7 @@ class Worker:
             drain_timeout_s=settings.drain_timeout_s,
         )
         self.may_begin = self._session.may_begin
+        self.has_lease = self._session.has_lease
         self._templates = Templates()
         self._upstream = Upstream(settings, self._logger, self._handle, self._crash)
         self._pool = self._upstream.pool

@@ -31,14 +31,14 @@ def stack() -> Iterator[ExitStack]:
 def test_a_clock_that_jumps_loses_nothing_and_expires_nothing(stack: ExitStack, tmp_path: Path) -> None:
     clock = WallClock(tmp_path)
     rules = [Rule("rcpt", "450 4.2.0 greylisted", match="user?5*", times=1)]
-    server = stack.enter_context(RecordingServer(delay_s=0.02, rules=rules))
+    server = stack.enter_context(RecordingServer(delay_s=0.01, rules=rules))
     cluster = stack.enter_context(Cluster(tmp_path, *QUICK))
     cluster.environments = dict.fromkeys(("broker", "w"), clock.environment)
     cluster.start_broker()
     cluster.start_worker("w", server.url, "--max-connections", "4")
     client = stack.enter_context(cluster.client())
     cluster.wait_for_workers(client, 1)
-    total = 1_000
+    total = 400
     receipt = client.submit(newsletter(total, expire_at="+10m"))
     for number, jump in enumerate(JUMPS, 1):
         wait_until(lambda mark=number * total // 10: server.count() > mark, "it is under way")  # type: ignore[misc]  # mypy can't infer a lambda with a default

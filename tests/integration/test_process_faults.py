@@ -2,6 +2,8 @@
 
 import random
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from client import Client, Receipt
 from tests.integration.books import balance
 from tests.integration.cluster import Cluster, newsletter, wait_until
 from tests.servers import RecordingServer, Rule
+from tests.servers.ports import free_port
 
 QUICK = ("--heartbeat", "0.2", "--lease", "1", "--retry-initial", "0.1", "--slow-start", "0")
 
@@ -272,3 +275,63 @@ def test_a_client_frozen_or_killed_in_the_middle_of_a_submission(
     wait_until(lambda: client.status(receipt.campaign).state == "finished", "all are sent", 60)
     books = balance(client, receipt.campaign, total, scene.servers)
     assert books.states == {"sent": total} and books.copies == 0
+
+
+class HaltingServer:
+    """Takes one connection and stops reading in the middle of its message, until it is told to go on."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", free_port()))
+        self.url = f"smtp://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.halted, self.go_on, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.content = b""
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.go_on.set()
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes an accept that waits
+        self._socket.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        with self._socket.accept()[0] as peer, peer.makefile("rb") as lines:
+            peer.settimeout(30)
+            peer.sendall(b"220 halting\r\n")
+            while (line := lines.readline()) and not line.startswith(b"DATA"):
+                peer.sendall(b"250 ok\r\n")
+            peer.sendall(b"354 go\r\n")
+            self.content = lines.readline()
+            self.halted.set()
+            self.go_on.wait(30)
+            while not self.content.endswith(b"\r\n.\r\n") and (more := lines.read1()):
+                self.content += more
+            self.ended.set()
+
+
+def test_a_worker_frozen_in_the_middle_of_a_large_message_doesnt_end_it(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    halting, good = HaltingServer(), stack.enter_context(RecordingServer())
+    stack.callback(halting.close)
+    cluster = stack.enter_context(Cluster(tmp_path, *QUICK))
+    cluster.start_broker()
+    cluster.start_worker("w0", halting.url)
+    client = stack.enter_context(cluster.client())
+    cluster.wait_for_workers(client, 1)
+    # More than the kernel keeps for a peer that doesn't read.
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(8 * 1024**2))
+    receipt = client.submit(newsletter(1, attachments=[large]))
+    assert halting.halted.wait(20)
+    cluster.processes["w0"].send_signal(signal.SIGSTOP)
+    cluster.start_worker("w1", good.url)
+    wait_until(lambda: client.status(receipt.campaign).state == "finished", "another worker sends it")
+    cluster.processes["w0"].send_signal(signal.SIGCONT)
+    halting.go_on.set()
+    assert halting.ended.wait(20)
+    assert len(halting.content) > 5_000_000 and not halting.content.endswith(b"\r\n.\r\n")
+    cluster.wait_for_workers(client, 2)
+    assert cluster.terminate("w0") == 0
+    books = balance(client, receipt.campaign, 1, [good])
+    assert (books.states, books.copies, books.unknown) == ({"sent": 1}, 0, 1)
