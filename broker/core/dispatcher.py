@@ -30,7 +30,7 @@ from broker.core.events import (
 )
 from broker.core.groups import Group
 from broker.core.quotas import Quotas
-from broker.core.settings import Settings
+from broker.core.settings import RECOVERY_S_MIN, Settings
 from broker.core.state import Campaign, Phase, State, Stored
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
@@ -75,7 +75,7 @@ class Dispatcher:
             campaign_life.know(self.state, campaign, now)
         for worker in workers:
             self.state.workers[worker.name] = worker
-        self.state.recovering_until = now.mono + settings.lease_s
+        self.state.recovering_until = now.mono + max(settings.lease_s, RECOVERY_S_MIN)
         self.state.ticked_at = now.mono
 
     def handle(self, event: Event, now: Now) -> list[Command]:

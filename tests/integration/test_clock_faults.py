@@ -16,7 +16,7 @@ from tests.servers.faketime import WallClock, require
 
 pytestmark = pytest.mark.servers
 
-QUICK = ("--heartbeat", "0.2", "--lease", "1", "--retry-initial", "0.3", "--slow-start", "0")
+QUICK = ("--heartbeat", "0.5", "--lease", "4", "--retry-initial", "0.3", "--slow-start", "0")
 JUMPS = ("+1h", "-1h", "+1d", "+1y", "-2y", "+0")
 YEAR_S = 365 * 86_400
 
