@@ -30,6 +30,8 @@ class WallClock:
             "LD_PRELOAD": str(_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
+            # Its "fix" makes waits on the monotonic clock last for seconds.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
             "DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
         }
