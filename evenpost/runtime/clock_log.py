@@ -2,10 +2,10 @@
 
 from evenpost.runtime import clock, logs
 
-_HINTS = {
-    "jumped": f"times go on as before, unless it stays there for {clock.TRUSTED_AFTER_S:g} s",
-    "returned": "nothing came of it",
-    "followed": "it stayed there: what has a time goes by it from now on",
+_EVENTS = {
+    "jumped": ("clock.jumped", f"times go on as before, unless it stays for {clock.TRUSTED_AFTER_S:g} s"),
+    "returned": ("clock.returned", "nothing came of it"),
+    "followed": ("clock.followed", "it stayed there: what has a time goes by it from now on"),
 }
 
 
@@ -14,7 +14,8 @@ def follow_clock() -> float:
     wall clock has just followed: 0, unless it did."""
     followed_s = 0.0
     for jump in clock.follow():
-        logs.get().warning(f"clock.{jump.what}", seconds=round(jump.seconds, 1), hint=_HINTS[jump.what])
+        event, hint = _EVENTS[jump.what]
+        logs.get().warning(event, seconds=round(jump.seconds, 1), hint=hint)
         if jump.what == "followed":
             followed_s += jump.seconds
     return followed_s
