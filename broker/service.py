@@ -36,6 +36,7 @@ from broker.core.commands import (
 )
 from broker.core.dispatcher import Dispatcher
 from broker.core.events import (
+    ClockSet,
     Event,
     FromClient,
     FromWorker,
@@ -56,6 +57,7 @@ from broker.watchers import Watchers
 from evenpost import __version__
 from evenpost.runtime import logs, sockets
 from evenpost.runtime.clock import now
+from evenpost.runtime.clock_log import follow_clock
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code, WireError
@@ -181,6 +183,9 @@ class Broker:
                 next_tick = time.mono + TICK_S
                 self._disk.look()
                 self._core.state.halted = self._disk.halted
+                if followed_s := follow_clock():
+                    self._handle(ClockSet(followed_s))
+                    time = now()
                 self._handle(Tick())
                 self._watchers.tick(time)
                 self._report_rejected()

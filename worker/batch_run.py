@@ -34,6 +34,9 @@ class Owner(Protocol):
     def may_begin(self, mono: float) -> bool:
         """Whether a content may be written now."""
 
+    def has_lease(self, mono: float) -> bool:
+        """Whether what was begun may be ended."""
+
     def outcome(self, held: Held, item: BatchItem, kind: str, code: int, reply: str) -> None:
         """Hears of each outcome, of `sent` only where `hears_sent`."""
 
@@ -107,6 +110,10 @@ class BatchRun:
         except OutcomeLogError as error:
             self._owner.log_failed(error)
             raise WithheldError from None
+
+    def may_end(self) -> bool:
+        """A large content takes a while: the lease may be over, or the batch may be another's meanwhile."""
+        return not self._held.revoked and self._owner.has_lease(clock.now().mono)
 
     def result(self, envelope: Envelope, result: Result) -> None:
         held, index, kind = self._held, envelope.key, result.kind

@@ -13,6 +13,7 @@ import zmq
 
 from evenpost import __version__
 from evenpost.runtime import clock, logs
+from evenpost.runtime.clock_log import follow_clock
 from evenpost.runtime.settings import EXIT_INTERNAL
 from evenpost.runtime.sockets import Dealer
 from evenpost.runtime.tasks import Tasks
@@ -72,6 +73,7 @@ class Worker:
             drain_timeout_s=settings.drain_timeout_s,
         )
         self.may_begin = self._session.may_begin
+        self.has_lease = self._session.has_lease
         self._templates = Templates()
         self._upstream = Upstream(settings, self._logger, self._handle, self._crash)
         self._pool = self._upstream.pool
@@ -214,7 +216,8 @@ class Worker:
                     self._flush_scheduled = True
                     self._loop.call_soon(self._flush_log)
             case SendHeartbeat():
-                self._send_message(self._upstream.heartbeat(command))
+                follow_clock()
+                self._send_message(self._upstream.heartbeat(command, clock.now().wall))
             case SendHello():
                 self._send_hello(command)
             case GiveBack(held, items, reason):

@@ -117,6 +117,10 @@ class Session:
         """Whether a message's content may be written now."""
         return mono < self._lease.end and self._ending is None
 
+    def has_lease(self, mono: float) -> bool:
+        """Whether the final dot of a message that has begun may be written now."""
+        return mono < self._lease.end
+
     def wake_at(self) -> float:
         """When a Tick is due, on the monotonic clock."""
         if self._stopped:

@@ -46,11 +46,12 @@ class Upstream:
         """The agent isn't asked any more. The pool is closed by whoever ends the batches."""
         await self._tasks.cancel()
 
-    def heartbeat(self, command: SendHeartbeat) -> messages.Heartbeat:
+    def heartbeat(self, command: SendHeartbeat, wall: int = 0) -> messages.Heartbeat:
         """What is told now; begins to look for what the next one tells of others' connections."""
         heartbeat = messages.Heartbeat(
             command.number, busy=self.pool.busy, open=self.pool.open, external=self._others.count,
             limit=self.pool.limit, last_batch=command.last_batch, state=command.state, weight=command.weight,
+            wall=wall,
         )  # fmt: skip
         self._others.read()
         return heartbeat

@@ -140,12 +140,21 @@ class EndBatches:
     numbers: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class ShiftDue:
+    """All deferred messages of a campaign are due so much later, or earlier: the clock was set."""
+
+    campaign: int
+    by_ms: int
+
+
 Change = (
     AddCampaign
     | AddRecipients
     | SetMessages
     | SetSent
     | PutOff
+    | ShiftDue
     | SetCampaign
     | SetWorker
     | SetQuota

@@ -8,10 +8,12 @@ from broker.core import journaled, late, outcomes, reading, sending, words
 from broker.core import workers as fleet
 from broker.core.balancer import Balancer
 from broker.core.buckets import StoredBucket
+from broker.core.clock_set import clock_set
 from broker.core.commands import Command, Log, ToWorker
 from broker.core.events import (
     BatchStored,
     CampaignStored,
+    ClockSet,
     Event,
     FreshRead,
     FromClient,
@@ -30,7 +32,7 @@ from broker.core.events import (
 )
 from broker.core.groups import Group
 from broker.core.quotas import Quotas
-from broker.core.settings import Settings
+from broker.core.settings import RECOVERY_S_MIN, Settings
 from broker.core.state import Campaign, Phase, State, Stored
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
@@ -78,7 +80,7 @@ class Dispatcher:
         for worker in workers:
             self.state.workers[worker.name] = worker
         journaled.restore(self.state, batches, now)
-        self.state.recovering_until = now.mono + settings.lease_s
+        self.state.recovering_until = now.mono + max(settings.lease_s, RECOVERY_S_MIN)
         self.state.ticked_at = now.mono
 
     def handle(self, event: Event, now: Now) -> list[Command]:
@@ -118,6 +120,8 @@ class Dispatcher:
                 state.quotas.promised(event.key, event.number)
             case MxFound():
                 return reading.mx_found(state, event, now)
+            case ClockSet():
+                return clock_set(state, event)
             case Tick():
                 return self._tick(now)
             case _:

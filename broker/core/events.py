@@ -184,6 +184,13 @@ class MxFound:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockSet:
+    """From now on the wall clock says so much more, or less, than it would have."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -203,5 +210,6 @@ Event = (
     | Reopened
     | QuotaStored
     | MxFound
+    | ClockSet
     | Tick
 )

@@ -108,10 +108,13 @@ def retries_read(state: State, event: RetriesRead, now: Now) -> list[Command]:
     if campaign is None:
         return []
     campaign.reading = False
-    campaign.retries_read = event.upto
-    campaign.reading_upto = max(campaign.reading_upto, event.upto[0])
-    if event.next_due is not None:
-        campaign.next_due = min(event.next_due, campaign.next_due or event.next_due)
+    if campaign.read_again:
+        campaign.read_again, campaign.next_due = False, now.wall
+    else:
+        campaign.retries_read = event.upto
+        campaign.reading_upto = max(campaign.reading_upto, event.upto[0])
+        if event.next_due is not None:
+            campaign.next_due = min(event.next_due, campaign.next_due or event.next_due)
     stale, campaign.settled_while_reading = campaign.settled_while_reading, set()
     if campaign.closed_as is not None:
         return []

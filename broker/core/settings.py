@@ -28,6 +28,11 @@ class SenderPool:
     overflow: str | None = None
 
 
+RECOVERY_S_MIN = 3.0
+"""What a restarted broker waits at least for known workers that haven't said what they sent, however short
+the lease: they try to connect every second, and without their word that mail would go out again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     heartbeat_s: float = 1.0

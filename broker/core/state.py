@@ -207,6 +207,8 @@ class Campaign:
     """Due time (ms) and message number up to which deferred messages have been read."""
     reading: bool = False
     reading_upto: int = 0
+    read_again: bool = False
+    """The clock was set while the journal was being asked what is due: where that read ended says nothing."""
     """Deferred messages that were due by then (ms) have been read or are being read."""
     settled_while_reading: set[int] = field(default_factory=set)
     """Messages whose outcome came between a read and its answer: the answer is stale for them."""

@@ -57,6 +57,8 @@ class Worker:
     heard_at: float = 0.0
     """Any traffic."""
     heard_wall: int = 0
+    clock_off: bool = False
+    """Its wall clock and ours differ by more than anyone should have to guess at."""
     lease_from: float = 0.0
     """Arrival of the last hello or heartbeat that we answered: its lease can't have begun later."""
     replay_upto: int = 0

@@ -25,6 +25,10 @@ from evenpost.schedule.rate import RateError, parse_rate, strictest
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
+CLOCK_SKEW_S = 60.0
+"""Between a worker's wall clock and ours, from which on an operator is told. A heartbeat that was held up for
+so long on its way looks like that too."""
+
 
 def hello(
     state: State, balancer: Balancer, event: FromWorker, request: wire.WorkerHello, now: Now
@@ -215,8 +219,22 @@ def heartbeat(
     out: list[Command] = [ToWorker(worker.peer, wire.HeartbeatAck(request.number))]
     if worker.state != before:
         out.extend(words.changed(worker, before, "worker", now))
+    if request.wall:
+        out.extend(_compare_clocks(worker, (request.wall - now.wall) / 1000))
     balancer.update(worker, now.mono)
     return out
+
+
+def _compare_clocks(worker: Worker, skew_s: float) -> list[Command]:
+    """Nothing is decided by a worker's clock, but people read its times: in reports, and in mail's Date."""
+    was_off, worker.clock_off = worker.clock_off, abs(skew_s) > CLOCK_SKEW_S
+    if worker.clock_off == was_off:
+        return []
+    fields = {"worker": worker.name, "server": worker.server, "seconds": round(skew_s, 1)}
+    if was_off:
+        return [Log("info", "worker.clock_right", fields)]
+    hint = "dates of its mail and times in reports are off by that: is NTP running on both hosts?"
+    return [Log("warning", "worker.clock_skew", fields | {"hint": hint})]
 
 
 def goodbye(

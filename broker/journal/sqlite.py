@@ -22,6 +22,7 @@ from broker.core.commands import (
     SetQuota,
     SetSent,
     SetWorker,
+    ShiftDue,
 )
 from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
@@ -47,6 +48,7 @@ UPDATE message SET state = 3, attempts = ?2, code = ?3, reply = ?4, worker = ?5,
 WHERE id = ?1
 """
 _PUT_OFF = "UPDATE message SET state = 1, due_at = ?2, reply = coalesce(nullif(reply, ''), ?3) WHERE id = ?1"
+_SHIFT_DUE = "UPDATE message SET due_at = due_at + ? WHERE id >> 32 = ? AND due_at IS NOT NULL"
 _SET_CAMPAIGN = """
 UPDATE campaign SET phase = ?2, chunks = ?3, total = ?4, counts = ?5, attempts = ?6, unknown = ?7,
     duplicates = ?8, marks = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13
@@ -182,6 +184,8 @@ class SqliteJournal(Reads):
                 db.executemany(_SET_MESSAGE, rows)
             case PutOff(put_off):
                 db.executemany(_PUT_OFF, put_off)
+            case ShiftDue(number, by_ms):
+                db.execute(_SHIFT_DUE, (by_ms, number))
             case SetCampaign():
                 # Every report of a worker changes it; only the last change of a group is worth a statement.
                 self._campaign_changes[change.number] = change

@@ -20,7 +20,8 @@ RECEIVED_PER_TURN_MAX = 100
 _ZMTP_HEARTBEAT_MS = 2_000
 _ZMTP_TIMEOUT_MS = 8_000
 _RECONNECT_MS = 100
-_RECONNECT_MS_MAX = 2_000
+_RECONNECT_MS_MAX = 1_000
+"""A restarted broker waits for its workers for longer than this: RECOVERY_S_MIN of broker.core.settings."""
 
 
 class EndpointError(ValueError):

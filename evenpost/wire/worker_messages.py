@@ -86,6 +86,8 @@ class Heartbeat(Message, frozen=True):
     """What the worker, or its server's agent, wants: `drain` while it ends."""
     weight: Weight | None = None
     """What its server's agent says; None: as in the hello."""
+    wall: Count = 0
+    """Its wall clock (ms) when it wrote this, so that the broker can say whose is wrong; 0: not said."""
 
 
 class HeartbeatAck(Message, frozen=True):

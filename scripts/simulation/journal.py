@@ -19,6 +19,7 @@ from broker.core.commands import (
     SetQuota,
     SetSent,
     SetWorker,
+    ShiftDue,
 )
 from broker.core.events import FreshRow, StoredBatch, StoredRow
 from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, message_id
@@ -129,6 +130,10 @@ class MemoryJournal:
                     if (row := self._messages.get(id_)) is not None:
                         reply = row.reply or why
                         self._set(id_, row, row._replace(state=1, due_at=due, reply=reply))
+            case ShiftDue(number, by_ms):
+                for id_, row in list(self._messages.items()):
+                    if id_ >> 32 == number and row.due_at is not None:
+                        self._set(id_, row, row._replace(due_at=row.due_at + by_ms))
             case SetMessages(rows):
                 for id_, state, attempts, code, reply, worker, began_at, ended_at, due_at, history in rows:
                     if (row := self._messages.get(id_)) is not None:

@@ -37,6 +37,9 @@ class Cluster:
         self.commands: dict[str, list[str]] = {}
         self.failpoints: dict[str, str] = {}
         """By process: EVENPOST_FAILPOINTS of its next start, and of that one only."""
+        self.prefixes: dict[str, list[str]] = {}
+        """What a process is started under, by its name: a network namespace, a clock of its own."""
+        self.environments: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -64,15 +67,16 @@ class Cluster:
     def start(self, name: str, command: list[str]) -> None:
         self.commands[name] = command
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(ROOT)} | self.environments.get(name, {})
         if points := self.failpoints.pop(name, ""):
             environment["EVENPOST_FAILPOINTS"] = points
         self.processes[name] = self.spawn(name, command, environment)
 
     def spawn(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        prefix = self.prefixes.get(name, [])
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
+                [*prefix, sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
             )
 
     def kill(self, name: str) -> None:

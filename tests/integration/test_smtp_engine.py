@@ -76,6 +76,9 @@ class Messages:
         self.log.append(f"content {envelope.key}")
         return self.body
 
+    def may_end(self) -> bool:
+        return True
+
     def before_write(self) -> None:
         self.log.append("write")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.servers.base import Server
 from tests.servers.certificates import Certificate
+from tests.servers.ports import HOST
 from tests.servers.processes import Family
 from tests.servers.recording_protocol import EXTENSIONS, Options
 from tests.servers.rules import Rule, dumps
@@ -31,11 +32,12 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """Connections: open now, most at once, and all so far."""
+    """Connections: open now, most at once, and all so far; and final dots that came on them."""
 
     open: int
     peak: int
     total: int
+    dots: int
 
 
 class RecordingServer(Server):
@@ -44,6 +46,7 @@ class RecordingServer(Server):
     `delay_s` is waited before the answer to each message's final dot, on its connection only.
     Connections above `max_sessions` get 421. After `session_messages` messages on a connection,
     MAIL gets 421. `keep=False` records no bodies. `certificate` makes it TLS from the first byte.
+    `prefix` is a command to run it under, one that enters a network namespace, and `host` its address there.
     """
 
     name = "recording"
@@ -59,8 +62,12 @@ class RecordingServer(Server):
         keep: bool = True,
         extensions: Sequence[str] = EXTENSIONS,
         certificate: Certificate | None = None,
+        host: str = HOST,
+        prefix: Sequence[str] = (),
     ) -> None:
         super().__init__(port=port)
+        self.host = host
+        self._prefix = list(prefix)
         self._options = Options(
             folder="",
             host=self.host,
@@ -83,7 +90,7 @@ class RecordingServer(Server):
         self._options.folder = str(self.folder)
         arguments = json.dumps(asdict(self._options))
         family = Family(
-            [sys.executable, "-m", "tests.servers.recording_protocol", arguments],
+            [*self._prefix, sys.executable, "-m", "tests.servers.recording_protocol", arguments],
             log=self.folder / "recording.log",
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -92,6 +99,9 @@ class RecordingServer(Server):
         )
         self._read_line(family)  # the port: it listens
         return family
+
+    def _wait_until_listening(self, family: Family) -> None:
+        """It does once it has said its port, and it may be where we can't reach it."""
 
     def set_rules(self, rules: Sequence[Rule]) -> None:
         """Replace the rules; they hold for every later command once this returns."""

@@ -48,6 +48,7 @@ class Recorder:
         self.sessions = 0
         self.sessions_total = 0
         self.sessions_peak = 0
+        self.dots = 0
         folder = Path(options.folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._index = os.open(folder / "index", flags)
@@ -211,6 +212,7 @@ class Connection(asyncio.Protocol):
     def _message(self, raw: bytes) -> None:
         sender, recipients = self._sender or "", self._recipients
         self._messages += 1
+        self._recorder.dots += 1
         self._reset()
         rule = self._rules.find("message", recipients[-1])
         delay_s = self._recorder.options.delay_s + (rule.delay_s if rule else 0.0)
@@ -313,7 +315,8 @@ async def _main(options: Options) -> None:
     while line := await commands.readline():
         if line.strip():
             recorder.rules.replace(loads(line.decode()))
-        print(recorder.sessions, recorder.sessions_peak, recorder.sessions_total, flush=True)
+        counters = (recorder.sessions, recorder.sessions_peak, recorder.sessions_total, recorder.dots)
+        print(*counters, flush=True)
     server.close()
 
 

@@ -45,6 +45,9 @@ class Batch(Protocol):
         """The content last asked for is written when this returns: note that first. Raises WithheldError
         where that can't be."""
 
+    def may_end(self) -> bool:
+        """Whether the final dot of a content that went out in pieces may still follow."""
+
     def result(self, envelope: Envelope, result: Result) -> None:
         """What became of a message."""
 
@@ -329,7 +332,17 @@ class Connection(asyncio.Protocol):
     def _write(self) -> None:
         client, transport = self._client, self._transport
         while client.has_data_to_send and not self._paused and transport is not None:
+            if client.ends_content_next and self._batch is not None and not self._batch.may_end():
+                self._break_off()
+                return
             transport.write(client.data_to_send())
+
+    def _break_off(self) -> None:
+        """What has gone of a content has no final dot, so the server forgets it."""
+        try:
+            self._interpret(self._client.break_off_content())
+        except Exception as error:  # noqa: BLE001  # as above
+            self._break(error)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -25,6 +25,7 @@ class Progress:
         """The last word of the server about our rate."""
         self.content = batch.content
         self.before_write = batch.before_write
+        self.may_end = batch.may_end
 
     def next(self) -> Envelope | None:
         return None if self.throttled is not None else self._take()

@@ -89,6 +89,12 @@ class SmtpClient:
         return self._handed_bytes < self._queued_bytes
 
     @property
+    def ends_content_next(self) -> bool:
+        """What `data_to_send` gives next holds the final dot of a content whose beginning has gone before."""
+        end = self._dot_end_bytes
+        return bool(self._rest) and self._handed_bytes < end <= self._handed_bytes + WRITE_BYTES_MAX
+
+    @property
     def timeout(self) -> float | None:
         """Seconds that the current wait may last without `progress`; None: nothing is waited for."""
         timeouts = self._config.timeouts
@@ -185,6 +191,15 @@ class SmtpClient:
         envelope, self._open = self._open, None
         assert envelope is not None
         result = failure(Cause.GIVEN_UP, Stage.CONTENT, "given up before its content was sent")
+        self._events = [Completed(envelope, result)]
+        self._end(result)
+        return self._events
+
+    def break_off_content(self) -> list[Event]:
+        """Ends the message of which `ends_content_next` spoke, without its final dot."""
+        envelope, self._dotted = self._dotted, None
+        assert envelope is not None
+        result = failure(Cause.GIVEN_UP, Stage.CONTENT, "given up before its final dot")
         self._events = [Completed(envelope, result)]
         self._end(result)
         return self._events

@@ -28,6 +28,9 @@ class Owner:
     def may_begin(self, mono: float) -> bool:
         return self.lease
 
+    def has_lease(self, mono: float) -> bool:
+        return self.lease
+
     def outcome(self, held: Held, item: BatchItem, kind: str, code: int, reply: str) -> None:
         self.heard.append((kind, item.index))
 
@@ -197,3 +200,13 @@ def test_long_replies_are_cut_and_odd_ones_survive(owner: Owner) -> None:
     owner.log.flush()
     assert owner.rows()[0][7] == ("4.2.0 " + "\ufffd" * 900)[:500]
     assert owner.heard == [("deferred", 0)]
+
+
+def test_a_final_dot_needs_the_lease_and_the_batch(owner: Owner) -> None:
+    batch = held("A")
+    run = BatchRun(owner, batch, template())
+    assert run.may_end()
+    owner.lease = False
+    assert not run.may_end()
+    owner.lease, batch.revoked = True, True  # given to another worker meanwhile, and there is a new lease
+    assert not run.may_end()

@@ -34,6 +34,9 @@ class Messages:
     def content(self, _: Envelope) -> Any:
         return CONTENT
 
+    def may_end(self) -> bool:
+        return True
+
     def before_write(self) -> None:
         pass
 

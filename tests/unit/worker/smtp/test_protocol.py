@@ -398,3 +398,32 @@ def test_misuse_is_an_error(piped: SmtpClient) -> None:
     piped.receive_data(ACCEPT)
     with pytest.raises(ValueError, match="CRLF"):
         piped.send_content(WireContent(b"no end"))
+
+
+def test_a_large_content_can_be_broken_off_before_its_final_dot(piped: SmtpClient) -> None:
+    large = WireContent(b"x" * 70 + b"\r\n")
+    content = WireContent(large * (2 * WRITE_BYTES_MAX // len(large)))
+    piped.send_envelope(A)
+    piped.data_to_send()
+    piped.receive_data(ACCEPT)
+    piped.send_content(content)
+    assert not piped.ends_content_next, "nothing of it is gone: who gave the content knows that it may go"
+    sent = piped.data_to_send()
+    piped.send_envelope(B)
+    while not piped.ends_content_next:
+        sent += piped.data_to_send()
+    assert 0 < len(content) - len(sent) <= WRITE_BYTES_MAX
+    events = piped.break_off_content()
+    assert results(events) == [(1, "not_sent", "content", 0)]
+    assert closed(events).unsent == (B,)
+    assert not piped.has_data_to_send
+
+
+def test_a_small_content_goes_at_once(piped: SmtpClient) -> None:
+    piped.send_envelope(A)
+    piped.data_to_send()
+    piped.receive_data(ACCEPT)
+    piped.send_content(BODY)
+    assert not piped.ends_content_next
+    assert piped.data_to_send().endswith(END)
+    assert not piped.ends_content_next
