@@ -53,6 +53,9 @@ ABORT_TIMEOUT_S = 2.0
 """How long tasks and connections may take to end once they were told to."""
 TIMER_S_MIN = 0.001
 BAD_FRAMES_LOGGED_EVERY_S = 10.0
+NOTED_WITHIN_S = 0.001
+"""How soon an answer is in the outcome log's file, where nothing else writes that sooner: what a process that is
+killed has only in memory may go out twice."""
 
 _LEVELS = {"deferred": "info", "bounced": "info", "unknown": "warning", "not_sent": "debug", "sent": "debug"}
 
@@ -80,6 +83,7 @@ class Worker:
         self._events: deque[Event] = deque()
         self._handling = False
         self._flush_scheduled = False
+        self._note_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._signals = 0
@@ -147,6 +151,14 @@ class Worker:
             self._handle(LogFailed(str(error)))
         self._handle(Flushed())
 
+    def _write_notes(self) -> None:
+        self._note_scheduled = False
+        try:
+            self.log.flush()
+        except OutcomeLogError as error:
+            self._handle(LogFailed(str(error)))
+        self._set_timer()  # it may be time for a report while the batch goes on
+
     async def _run_batch(self, held: Held) -> None:
         template = self._templates.use(held.campaign)
         if template is None:
@@ -169,6 +181,11 @@ class Worker:
             f"message.{kind}", campaign=held.campaign, message=item.index, batch=held.number,
             attempt=item.attempt, address=item.address, code=code, reply=reply,
         )  # fmt: skip
+
+    def noted(self) -> None:
+        if not self._note_scheduled:
+            self._note_scheduled = True
+            self._loop.call_later(NOTED_WITHIN_S, self._write_notes)
 
     def log_failed(self, error: OutcomeLogError) -> None:
         self._handle(LogFailed(str(error)))

@@ -7,43 +7,45 @@ of the fault from the files of the workers that it concerns: the victim's own; t
 broker dies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker import outcome_log_file as log_file
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Exposure:
-    """Of one worker at one moment."""
+    """Messages that faults may make copies of, each as batch and index: a message that is exposed by two faults
+    in the same attempt is exposed once."""
 
-    pipeline: int = 0
-    """Messages whose content went out, or was about to, and that have no outcome."""
-    uncommitted: int = 0
-    """Outcomes that the broker hasn't confirmed."""
+    pipeline: set[tuple[int, int]] = field(default_factory=set)
+    """Their content went out, or was about to, and they have no outcome."""
+    uncommitted: set[tuple[int, int]] = field(default_factory=set)
+    """They have an outcome that the broker hasn't confirmed."""
 
     @property
     def messages(self) -> int:
-        return self.pipeline + self.uncommitted
+        return len(self.pipeline | self.uncommitted)
 
-    def __add__(self, other: "Exposure") -> "Exposure":
-        return Exposure(self.pipeline + other.pipeline, self.uncommitted + other.uncommitted)
+    def add(self, other: "Exposure") -> None:
+        self.pipeline |= other.pipeline
+        self.uncommitted |= other.uncommitted
 
 
 def exposure(content: bytes) -> Exposure:
     """What an outcome log says; nothing of an empty one, which has begun nothing."""
-    if not content:
-        return Exposure()
-    open_: set[tuple[int, int]] = set()
-    rows: set[int] = set()
+    found = Exposure()
+    rows: dict[int, tuple[int, int]] = {}
     confirmed = 0
-    for record, _ in log_file.records(content):
+    for record, _ in log_file.records(content) if content else ():
         confirmed = max(confirmed, record.confirmed)
         if isinstance(record, log_file.Block):
-            open_.update((begun.batch, begun.index) for begun in record.begun)
-            open_.difference_update((row.batch, row.index) for row in record.outcomes)
-            rows.update(range(record.first, record.first + len(record.outcomes)))
-    return Exposure(len(open_), sum(row >= confirmed for row in rows))
+            found.pipeline.update((begun.batch, begun.index) for begun in record.begun)
+            for number, row in enumerate(record.outcomes, record.first):
+                found.pipeline.discard((row.batch, row.index))
+                rows[number] = (row.batch, row.index)
+    found.uncommitted.update(key for number, key in rows.items() if number >= confirmed)
+    return found
 
 
 def exposure_of(path: Path) -> Exposure:

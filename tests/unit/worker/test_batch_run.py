@@ -31,6 +31,8 @@ class Owner:
     def outcome(self, held: Held, item: BatchItem, kind: str, code: int, reply: str) -> None:
         self.heard.append((kind, item.index))
 
+    def noted(self) -> None: ...
+
     def log_failed(self, error: OutcomeLogError) -> None:
         self.failures.append(str(error))
 
