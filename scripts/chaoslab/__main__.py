@@ -10,12 +10,13 @@ from pathlib import Path
 
 import click
 
-from scripts.chaoslab.run import ROOT, Outcome, Plan, Run
+from scripts.chaoslab.run import Outcome, Plan, Run
+from tests.integration.cluster import ROOT
 
 PACE_S_A_KILL = 0.9
 _COLUMNS = (
-    "seed", "accepted", "sent", "bounced", "held", "unknown", "duplicates", "bound", "lost", "lies", "uncounted",
-    "strange", "kills", "freezes", "upgrades", "seconds",
+    "seed", "accepted", "sent", "bounced", "held", "unknown", "duplicates", "bound", "lost", "lies",
+    "uncounted", "strange", "kills", "freezes", "upgrades", "seconds",
 )  # fmt: skip
 
 
@@ -49,8 +50,8 @@ class Seeds(click.ParamType):
 @click.option(
     "--connections", default=3, show_default=True, type=click.IntRange(1, 100), help="Of each worker."
 )
-@click.option("--pace", type=click.FloatRange(0.1), metavar="SECONDS", show_default="0.9 a kill, at least 5", help=
-              "What the servers alone would take for all messages.")  # fmt: skip
+@click.option("--pace", type=click.FloatRange(0.1), metavar="SECONDS", show_default="0.9 a kill, 5 at least",
+              help=              "What the servers alone would take for all messages.")  # fmt: skip
 @click.option("--keep", is_flag=True, help="Keep the logs of each seed, not only of those that failed.")
 @click.option("--verbose", "-v", is_flag=True, help="Print the faults of each seed, as they happened.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a seed, and one for all.")

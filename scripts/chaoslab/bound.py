@@ -1,10 +1,10 @@
 """How many copies the contract allows for a fault, read from what the fault left.
 
-The contract: a failure exposes at most the messages in the pipeline of each open connection plus the outcomes not
-yet committed. A worker's outcome log knows both: what has BEGAN and no outcome is in a connection's pipeline; what
-has an outcome and isn't confirmed is what the broker may not have committed. So the bound is counted at the moment
-of the fault from the files of the workers that it concerns: the victim's own; those of all workers where the
-broker dies.
+The contract: a failure exposes at most the messages in the pipeline of each open connection plus the outcomes
+not yet committed. A worker's outcome log knows both: what has BEGAN and no outcome is in a connection's pipeline;
+what has an outcome and isn't confirmed is what the broker may not have committed. So the bound is counted at the
+moment of the fault from the files of the workers that it concerns: the victim's own; those of all workers where
+the broker dies.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from worker import outcome_log_file as log_file
 
 @dataclass(slots=True)
 class Exposure:
-    """Messages that faults may make copies of, each as batch and index: a message that is exposed by two faults
-    in the same attempt is exposed once."""
+    """Messages that faults may make copies of, each as batch and index: one that is exposed by two faults in
+    the same attempt is exposed once."""
 
     pipeline: set[tuple[int, int]] = field(default_factory=set)
     """Their content went out, or was about to, and they have no outcome."""

@@ -55,13 +55,13 @@ class Balance:
     duplicates: int = 0
     """Copies at the sinks beyond the first of each message."""
     lost: int = 0
-    """Accepted, and then without an end in the journal; or sent twice under two campaigns of one submission."""
+    """Accepted, and then without an end in the journal; or of a submission that became two campaigns."""
     lies: int = 0
     """The journal says sent, and no sink has it."""
     uncounted: int = 0
     """Copies that neither `unknown` nor `duplicates` of a campaign tells of."""
     strange: int = 0
-    """Taken by a sink without the journal knowing of such a message, or not as one that may have been sent."""
+    """Taken by a sink, and the journal has no such message, or has it as one that was never taken."""
     examples: list[str] = field(default_factory=list)
     """The first of whatever is wrong."""
 
@@ -137,7 +137,7 @@ def balance(
 
 
 def _accepted(told: Iterable[Told], submitted: Mapping[str, int], result: Balance) -> dict[str, int]:
-    """Recipients of each campaign that a client was told of. A submission has one campaign, whoever was told."""
+    """Recipients of each campaign that a client was told of. A submission has one, whoever was told."""
     campaigns: dict[str, int] = {}
     of: dict[str, str] = {}
     for each in told:

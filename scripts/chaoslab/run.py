@@ -19,7 +19,7 @@ from tests.integration.cluster import ROOT, Cluster
 
 HEARTBEAT_S, LEASE_S = 0.25, 2.0
 STALL_S = 60.0
-"""Nothing taken and nothing finished for this long: the run is given up, and what isn't sent counts as lost."""
+"""Nothing is taken for this long: the run is given up, and what has no end by then counts as lost."""
 TURN_S = 0.01
 STOP_S = 40.0
 _BROKER_OPTIONS = (
@@ -67,7 +67,8 @@ class Outcome:
         counts = {k: v for k, v in asdict(self.balance).items() if k != "examples"}
         return {
             "seed": self.plan.seed, **counts, "bound": self.bound,
-            "bound_pipeline": len(self.exposure.pipeline), "bound_uncommitted": len(self.exposure.uncommitted),
+            "bound_pipeline": len(self.exposure.pipeline),
+            "bound_uncommitted": len(self.exposure.uncommitted),
             "kills": self.kills, "freezes": self.freezes, "upgrades": self.upgrades,
             "seconds": round(self.seconds, 1), "wrong": self.wrong, "examples": self.balance.examples,
         }  # fmt: skip
@@ -310,6 +311,7 @@ class Run:
         plan = self._plan
         service_s = plan.pace_s * plan.workers * plan.connections / plan.messages
         return subprocess.Popen(
-            [sys.executable, "-m", "scripts.chaoslab.sink", str(self._book), str(plan.workers), repr(service_s)],
+            [sys.executable, "-m", "scripts.chaoslab.sink",
+             str(self._book), str(plan.workers), repr(service_s)],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip

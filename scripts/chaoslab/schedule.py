@@ -1,7 +1,7 @@
 """From a seed to what goes wrong, and when. Pure: the same seed gives the same schedule.
 
-Faults are spread over a campaign's progress (messages that the sinks took), not over time: then a slow machine
-sees the same history as a fast one, as nearly as real processes can.
+Faults are spread over a campaign's progress (messages that the sinks took), not over time: then a slow
+machine sees the same history as a fast one, as nearly as real processes can.
 """
 
 import random
@@ -13,7 +13,7 @@ Kind = Literal["kill", "freeze", "upgrade"]
 BROKER = "broker"
 CLIENT = "client"
 FIRST_AT, LAST_AT = 0.02, 0.97
-"""The first and the last fault, as shares of the messages: before, nothing is under way; after, nothing is left."""
+"""The first and the last fault, as shares of the messages: in between, mail is under way."""
 SHARE_BROKER, SHARE_CLIENT, SHARE_BOTH = 0.30, 0.14, 0.12
 """Of all kills. `both` are two processes at one moment, and count as two kills. The rest are workers."""
 EXTRAS_EVERY = 15
@@ -21,7 +21,7 @@ EXTRAS_EVERY = 15
 FREEZE_LEASES = (1.1, 1.8)
 """How long a worker is frozen, in leases: always beyond the end of its own."""
 CLIENT_DELAY_S = (0.1, 0.9)
-"""How long after its start a client is killed: while it starts, while it submits, or when it has just done so."""
+"""How long after its start a client is killed: while it starts, while it submits, or just after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Fault:
     at: float
     """The share of all messages that the sinks have taken by then, 0 to 1."""
     kind: Kind
-    """kill: SIGKILL and started again. freeze: SIGSTOP and, `hold` later, SIGCONT. upgrade: SIGTERM, waited for,
-    and started again."""
+    """kill: SIGKILL and started again. freeze: SIGSTOP and, `hold` later, SIGCONT. upgrade: SIGTERM, waited
+    for, and started again."""
     victims: tuple[str, ...]
     """Processes: "broker", "client" or a worker's name. Two of them are hit at the same moment."""
     hold: float = 0.0
@@ -43,7 +43,7 @@ def worker_names(workers: int) -> tuple[str, ...]:
 
 def schedule(seed: int, kills: int, workers: int) -> list[Fault]:
     """Exactly `kills` SIGKILLs, in order of their time, and freezes and upgrades beside them."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311  # chance that can be repeated, not secrets
     names = worker_names(workers)
     both = round(kills * SHARE_BOTH) // 2
     clients = round(kills * SHARE_CLIENT)
