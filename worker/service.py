@@ -54,8 +54,8 @@ ABORT_TIMEOUT_S = 2.0
 TIMER_S_MIN = 0.001
 BAD_FRAMES_LOGGED_EVERY_S = 10.0
 NOTED_WITHIN_S = 0.001
-"""How soon an answer is in the outcome log's file, where nothing else writes it sooner: what a process has only
-in memory when it is killed may go out twice."""
+"""How soon an answer is in the outcome log's file, where nothing else writes it sooner: what a process has
+only in memory when it is killed may go out twice."""
 
 _LEVELS = {"deferred": "info", "bounced": "info", "unknown": "warning", "not_sent": "debug", "sent": "debug"}
 

@@ -20,28 +20,30 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class Seeds(click.ParamType):
+def _seeds_of(_: click.Context, __: click.Parameter, value: str) -> range:
     """`7`, or `1..20`: the seeds from the first to the last."""
-
-    name = "seed"
-
-    def convert(self, value: str | range, param: click.Parameter | None, ctx: click.Context | None) -> range:
-        if isinstance(value, range):
-            return value
-        first, dots, last = value.partition("..")
-        if not first.isdecimal() or (dots and not last.isdecimal()):
-            self.fail(f"{value!r} is neither a number nor a range such as 1..20", param, ctx)
-        seeds = range(int(first), int(last or first) + 1)
-        if not seeds:
-            self.fail(f"{value!r} has no seed in it", param, ctx)
-        return seeds
+    first, dots, last = value.partition("..")
+    if not first.isdecimal() or (dots and not last.isdecimal()):
+        raise click.BadParameter(f"{value!r} is neither a number nor a range such as 1..20")
+    seeds = range(int(first), int(last or first) + 1)
+    if not seeds:
+        raise click.BadParameter(f"{value!r} has no seed in it: the first comes first")
+    return seeds
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--messages", default=50_000, show_default=True, type=click.IntRange(100), help="Of each seed.")
 @click.option("--kills", default=50, show_default=True, type=click.IntRange(0, 10_000), help=
               "SIGKILLs of each seed; freezes and upgrades come on top.")  # fmt: skip
-@click.option("--seed", "seeds", default="1", show_default=True, type=Seeds(), help="One, or several: 1..20.")
+@click.option(
+    "--seed",
+    "seeds",
+    default="1",
+    show_default=True,
+    metavar="N[..M]",
+    callback=_seeds_of,
+    help="One, or several: 1..20.",
+)
 @click.option("--minutes", type=click.FloatRange(0.1), help=
               "Seed after seed, from the first of --seed on, until this time is over.")  # fmt: skip
 @click.option(

@@ -1,10 +1,10 @@
 """How many copies the contract allows for a fault, read from what the fault left.
 
 The contract: a failure exposes at most the messages in the pipeline of each open connection plus the outcomes
-not yet committed. A worker's outcome log knows both: what has BEGAN and no outcome is in a connection's pipeline;
-what has an outcome and isn't confirmed is what the broker may not have committed. So the bound is counted at the
-moment of the fault from the files of the workers that it concerns: the victim's own; those of all workers where
-the broker dies.
+not yet committed. A worker's outcome log knows both: what has BEGAN and no outcome is in a connection's
+pipeline; what has an outcome and isn't confirmed is what the broker may not have committed. So the bound is
+counted at the moment of the fault from the files of the workers that it concerns: the victim's own; those of
+all workers where the broker dies.
 """
 
 from dataclasses import dataclass, field

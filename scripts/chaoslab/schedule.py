@@ -17,7 +17,7 @@ FIRST_AT, LAST_AT = 0.02, 0.97
 SHARE_BROKER, SHARE_CLIENT, SHARE_BOTH = 0.30, 0.14, 0.12
 """Of all kills. `both` are two processes at one moment, and count as two kills. The rest are workers."""
 EXTRAS_EVERY = 15
-"""One freeze and one upgrade come with so many kills, on top of them."""
+"""One freeze and one upgrade come with so many kills, on top of them; at least one of each."""
 FREEZE_LEASES = (1.1, 1.8)
 """How long a worker is frozen, in leases: always beyond the end of its own."""
 CLIENT_DELAY_S = (0.1, 0.9)
@@ -49,7 +49,7 @@ def schedule(seed: int, kills: int, workers: int) -> list[Fault]:
     clients = round(kills * SHARE_CLIENT)
     brokers = round(kills * SHARE_BROKER)
     single = max(0, kills - 2 * both - clients - brokers)
-    extras = kills // EXTRAS_EVERY
+    extras = max(1, kills // EXTRAS_EVERY)
     drawn: list[tuple[Kind, tuple[str, ...], float]] = []
     drawn += [("kill", (BROKER, chance.choice(names)), 0.0) for _ in range(both)]
     drawn += [("kill", (CLIENT,), chance.uniform(*CLIENT_DELAY_S)) for _ in range(clients)]

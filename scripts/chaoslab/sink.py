@@ -2,8 +2,8 @@
 
 One process is all of a run's servers: `python -m scripts.chaoslab.sink BOOK SERVERS SERVICE_S`. It prints its
 ports on one line and ends when its standard input closes. A message is taken once its final dot is here:
-whether its client still lives to hear the 250 makes no difference, as with a real server. So it is written into
-the book (one os.write, which outlives every other process) in front of the 250.
+whether its client still lives to hear the 250 makes no difference, as with a real server. So it is written
+into the book (one os.write, which outlives every other process) in front of the 250.
 
 Of the time that a message takes, DOT_SHARE lies between the final dot and the 250, as in a real server that
 puts the message on its disk there; that is where copies come from. The rest is in front of the 354.
