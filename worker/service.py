@@ -82,8 +82,7 @@ class Worker:
         self._dealer: Dealer | None = None
         self._events: deque[Event] = deque()
         self._handling = False
-        self._flush_scheduled = False
-        self._note_scheduled = False
+        self._flush_scheduled = self._note_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._signals = 0
@@ -144,20 +143,12 @@ class Worker:
         self._handle(Tick())
 
     def _flush_log(self) -> None:
-        self._flush_scheduled = False
+        self._flush_scheduled = self._note_scheduled = False
         try:
             self.log.flush()
         except OutcomeLogError as error:
             self._handle(LogFailed(str(error)))
         self._handle(Flushed())
-
-    def _write_notes(self) -> None:
-        self._note_scheduled = False
-        try:
-            self.log.flush()
-        except OutcomeLogError as error:
-            self._handle(LogFailed(str(error)))
-        self._set_timer()  # it may be time for a report while the batch goes on
 
     async def _run_batch(self, held: Held) -> None:
         template = self._templates.use(held.campaign)
@@ -185,7 +176,7 @@ class Worker:
     def noted(self) -> None:
         if not self._note_scheduled:
             self._note_scheduled = True
-            self._loop.call_later(NOTED_WITHIN_S, self._write_notes)
+            self._loop.call_later(NOTED_WITHIN_S, self._flush_log)
 
     def log_failed(self, error: OutcomeLogError) -> None:
         self._handle(LogFailed(str(error)))

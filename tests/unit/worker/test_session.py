@@ -241,11 +241,11 @@ def test_long_batches_report_what_they_have_all_along() -> None:
     game = Game()
     game.welcome()
     game.receive(batch(1, 1, 2, 3))
-    game.play(Flushed(), at=0.1)
+    game.play(Flushed(), at=0.1 * INTERVAL_S)
     game.sent(1, 1)
-    assert FlushLog() not in game.play(Tick(), at=0.1 + INTERVAL_S / 2)
+    assert FlushLog() not in game.play(Tick(), at=0.9 * INTERVAL_S)
     game.sent(1, 2)
-    assert FlushLog() in game.play(Tick(), at=0.1 + INTERVAL_S)
+    assert FlushLog() in game.play(Tick(), at=1.1 * INTERVAL_S)
     assert game.play(Flushed()) == [SendOutcomes(Report(0, [row(1, 1), row(1, 2)], []))]
     assert game.session.wake_at() > game.mono
     game.sent(1, 3)
