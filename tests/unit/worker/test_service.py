@@ -97,7 +97,7 @@ async def test_an_answer_is_in_the_file_at_once_though_nothing_else_happens(work
         worker.log.add((1, 7, 3, 1, "sent", "recipient", 250, "what it answered", 1, 2))
         assert b"what it answered" not in path.read_bytes()
         worker.noted()
-        while b"what it answered" not in path.read_bytes():
+        while b"what it answered" not in path.read_bytes():  # noqa: ASYNC110  # a file tells of nothing
             await asyncio.sleep(0.001)
         worker._signalled(signal.SIGTERM)
         worker._signalled(signal.SIGTERM)  # nobody is there to be told
