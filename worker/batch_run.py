@@ -40,6 +40,9 @@ class Owner(Protocol):
     def outcome(self, held: Held, item: BatchItem, kind: str, code: int, reply: str) -> None:
         """Hears of each outcome, of `sent` only where `hears_sent`."""
 
+    def noted(self) -> None:
+        """The log got the outcome of a message that was begun: it is to be in the file soon."""
+
     def log_failed(self, error: OutcomeLogError) -> None: ...
 
     def composing_failed(self, held: Held, error: Exception) -> None: ...
@@ -137,6 +140,7 @@ class BatchRun:
             kind, result.scope, result.code, reply, began_at, ended_at,
         )  # fmt: skip
         self._log.add(row)
+        self._owner.noted()
         if kind != "sent" or self._owner.hears_sent:
             self._owner.outcome(held, item, kind, result.code, reply)
 

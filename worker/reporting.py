@@ -12,8 +12,9 @@ from worker.outcome_rows import OutcomeRow, Rows
 
 OUTCOMES_IN_FLIGHT_MAX = 8
 """OUTCOMES ahead of their confirmation: hides the broker's flush; while that is slow, rows gather."""
-INTERVAL_S = 1.0
-"""A batch that lasts longer reports what it has this often."""
+INTERVAL_S = 0.02
+"""A batch that lasts longer reports what it has this often. What isn't reported when a worker freezes, or
+dies together with its disk, is sent again: so this is short, and costs one small message each time."""
 CONFIRM_TIMEOUT_S = 5.0
 """Without a confirmation for this long, everything unconfirmed is told again."""
 

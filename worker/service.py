@@ -54,6 +54,9 @@ ABORT_TIMEOUT_S = 2.0
 """How long tasks and connections may take to end once they were told to."""
 TIMER_S_MIN = 0.001
 BAD_FRAMES_LOGGED_EVERY_S = 10.0
+NOTED_WITHIN_S = 0.001
+"""How soon an answer is in the outcome log's file, where nothing else writes it sooner: what a process has
+only in memory when it is killed may go out twice."""
 
 _LEVELS = {"deferred": "info", "bounced": "info", "unknown": "warning", "not_sent": "debug", "sent": "debug"}
 
@@ -81,7 +84,7 @@ class Worker:
         self._dealer: Dealer | None = None
         self._events: deque[Event] = deque()
         self._handling = False
-        self._flush_scheduled = False
+        self._flush_scheduled = self._note_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._signals = 0
@@ -142,7 +145,7 @@ class Worker:
         self._handle(Tick())
 
     def _flush_log(self) -> None:
-        self._flush_scheduled = False
+        self._flush_scheduled = self._note_scheduled = False
         try:
             self.log.flush()
         except OutcomeLogError as error:
@@ -174,6 +177,11 @@ class Worker:
             f"message.{kind}", campaign=held.campaign, message=item.index, batch=held.number,
             attempt=item.attempt, address=item.address, code=code, reply=reply,
         )  # fmt: skip
+
+    def noted(self) -> None:
+        if not self._note_scheduled:
+            self._note_scheduled = True
+            self._loop.call_later(NOTED_WITHIN_S, self._flush_log)
 
     def log_failed(self, error: OutcomeLogError) -> None:
         self._handle(LogFailed(str(error)))

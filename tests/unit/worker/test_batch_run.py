@@ -24,6 +24,7 @@ class Owner:
         self.lease = True
         self.heard: list[tuple[str, int]] = []
         self.failures: list[str] = []
+        self.notes = 0
 
     def may_begin(self, mono: float) -> bool:
         return self.lease
@@ -33,6 +34,9 @@ class Owner:
 
     def outcome(self, held: Held, item: BatchItem, kind: str, code: int, reply: str) -> None:
         self.heard.append((kind, item.index))
+
+    def noted(self) -> None:
+        self.notes += 1
 
     def log_failed(self, error: OutcomeLogError) -> None:
         self.failures.append(str(error))
@@ -76,7 +80,9 @@ def test_a_message_is_logged_as_begun_before_its_content_is_written(owner: Owner
     assert envelope.size_bytes == len(content)
     run.before_write()
     assert (tmp_path / "log").stat().st_size > before
+    assert owner.notes == 0
     run.result(envelope, SENT)
+    assert owner.notes == 1  # the answer shall be in the file at once, whatever else happens
     ((*row, began, ended),) = owner.rows()
     assert row == [5, 7, 0, 1, "sent", "recipient", 250, "2.0.0 Ok: queued as 1"]
     assert 0 < began <= ended

@@ -85,3 +85,20 @@ async def test_a_connection_that_breaks_oddly_does_not(worker: Worker) -> None:
 
     assert await status_after(worker, act) == 0
     loop.set_exception_handler(None)
+
+
+async def test_an_answer_is_in_the_file_at_once_though_nothing_else_happens(worker: Worker) -> None:
+    path = worker.settings.outcome_log
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        running = group.create_task(worker.run())
+        await asyncio.sleep(0)
+        worker.log.begin(1, 7, 3, 1, 1)
+        worker.log.flush()
+        worker.log.add((1, 7, 3, 1, "sent", "recipient", 250, "what it answered", 1, 2))
+        assert b"what it answered" not in path.read_bytes()
+        worker.noted()
+        while b"what it answered" not in path.read_bytes():  # noqa: ASYNC110  # a file tells of nothing
+            await asyncio.sleep(0.001)
+        worker._signalled(signal.SIGTERM)
+        worker._signalled(signal.SIGTERM)  # nobody is there to be told
+    assert running.result() == 1

@@ -74,6 +74,8 @@ class Owner:
 
     def outcome(self, held: Held, item: BatchItem, kind: str, code: int, reply: str) -> None: ...
 
+    def noted(self) -> None: ...
+
     def log_failed(self, error: OutcomeLogError) -> None:
         self.failed.append(str(error))
 

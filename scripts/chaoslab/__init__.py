@@ -1,0 +1,1 @@
+"""The ledger: real processes, a seeded schedule of faults, and three books that must agree afterwards."""
