@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from broker import journal_cli
 from broker.core.settings import Settings as CoreSettings
 from broker.settings import Settings
 from broker.settings_file import TABLES, read_domains, read_senders
@@ -36,7 +37,12 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
-@click.command("evenpost-broker", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "evenpost-broker",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
 @config_option("broker", tables=TABLES)
 @option("--clients", default=_DEFAULTS.clients, metavar="ENDPOINT", help="Where clients submit campaigns.")
 @option("--workers", default=_DEFAULTS.workers, metavar="ENDPOINT", help="Where workers connect.")
@@ -119,7 +125,9 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
 )
 @log_options
 @version_option()
+@click.pass_context
 def command(
+    context: click.Context,
     config: Path | None,
     clients: str,
     workers: str,
@@ -146,6 +154,8 @@ def command(
     The --config file may also hold [[domain]] tables (names, mx, connections, rate: limits that recipient
     domains share) and [[sender]] tables (domain, pool, overflow: the pool of campaigns from a domain).
     """
+    if context.invoked_subcommand is not None:
+        return 0  # it runs next
     from broker.journal.store import JournalError
     from broker.mx import ResolverError
     from broker.service import Broker
@@ -174,6 +184,10 @@ def command(
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()
+
+
+for each in journal_cli.COMMANDS:
+    command.add_command(each)
 
 
 def main() -> None:

@@ -3,9 +3,27 @@
 APPLICATION_ID = 0x45564E50
 """'EVNP' in the file's header: other people's databases are refused."""
 
-VERSION = 2
+VERSION = 3
 
-CREATE = """
+_RETENTION = """
+-- A campaign that ended long ago loses its rows and keeps its own, as a summary. `compacted_at` is when that
+-- began (ms), `rows_left` says that it goes on. `restored`: a backup had it without all its recipients;
+-- it is paused when they have come. A run knows its campaign, to go with it; that of run 0 is 0.
+ALTER TABLE campaign ADD COLUMN compacted_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE campaign ADD COLUMN rows_left INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE campaign ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX campaign_ended ON campaign (finished_at, number) WHERE finished_at > 0 AND compacted_at = 0;
+CREATE INDEX campaign_rows_left ON campaign (number) WHERE rows_left;
+ALTER TABLE run ADD COLUMN campaign INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX run_campaign ON run (campaign);
+"""
+_RUNS_CAMPAIGNS = """
+UPDATE run SET campaign = coalesce((SELECT id >> 32 FROM address WHERE address.run = run.run LIMIT 1), 0)
+    WHERE run <> 0;
+"""
+
+CREATE = (
+    """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 CREATE TABLE campaign (
@@ -81,6 +99,8 @@ CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('boot', 1 + abs(random() % 1073741824));
 INSERT INTO meta VALUES ('campaign', 1 + abs(random() % 1073741824));
 """
+    + _RETENTION
+)
 
 MIGRATIONS: dict[int, str] = {
     # A campaign's list is read in several parts side by side: unfinished ones are looked through once more.
@@ -94,5 +114,7 @@ UPDATE worker SET state = 'drain' WHERE drained;
 ALTER TABLE worker DROP COLUMN drained;
 CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
 """,
+    # The file keeps its free pages for itself, as version 2 did: `evenpost-broker compact` rewrites it.
+    2: _RETENTION + _RUNS_CAMPAIGNS,
 }
 """From each earlier version to the next one; run in one transaction at opening."""

@@ -23,6 +23,7 @@ from broker.core.commands import (
 )
 from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
+from broker.journal.copying import Copy
 from broker.journal.reads import Reads, address_hash
 from broker.journal.store import JournalError
 from evenpost.wire import codec
@@ -95,8 +96,10 @@ class SqliteJournal(Reads):
     def _open(self) -> None:
         db = self._db
         db.set_busy_timeout(0)
-        # Exclusive before WAL: the index of the WAL is then in memory and nobody else can open the file.
+        # Exclusive before WAL: the index of the WAL is then in memory and nobody else can open the file. Of
+        # auto_vacuum a file has to know before anything is written to it.
         for pragma in (
+            "auto_vacuum = INCREMENTAL",
             "locking_mode = EXCLUSIVE",
             "journal_mode = WAL",
             "synchronous = FULL",
@@ -206,7 +209,7 @@ class SqliteJournal(Reads):
         run = 0
         if len(rows) >= _RUN_ROWS_MIN:
             self._run = run = self._run + 1
-            db.execute("INSERT INTO run VALUES (?)", (run,))
+            db.execute("INSERT INTO run (run, campaign) VALUES (?, ?)", (run, change.campaign))
         db.executemany(
             _INSERT_ADDRESS,
             sorted((run, address_hash(row.address), id_) for id_, row in enumerate(rows, first)),
@@ -274,6 +277,10 @@ class SqliteJournal(Reads):
                 int(Stored.DEFERRED),
             ),
         )
+
+    def copy_to(self, file: Path, force: bool) -> Copy:
+        """Begins a copy; its steps are made while no transaction is open. Raises JournalError."""
+        return Copy(self._db, file, force=force)
 
     def close(self) -> None:
         self.commit()
