@@ -189,4 +189,65 @@ def check(file: Path, as_json: bool) -> None:
         raise click.exceptions.Exit(EXIT_DAMAGED)
 
 
-COMMANDS = (backup, check)
+@click.command(short_help="Put a backup in the journal's place.")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_journal
+@click.option("--force", is_flag=True, help="Move a journal that is there aside.")
+@_json
+@click.pass_context
+def restore(context: click.Context, file: Path, journal: Path | None, force: bool, as_json: bool) -> None:
+    """Makes a journal of FILE, a backup, while no broker runs on it. FILE itself stays as it is.
+
+    What was sent after the backup isn't known to it. So each campaign that had not ended is paused, and you
+    decide: `evenpost resume` sends what the backup doesn't know as sent, `evenpost cancel` leaves it. What
+    workers still have to tell counts, as soon as they are connected: look at `evenpost status` first.
+    """
+    from broker.journal.replacing import restore as restore_file
+    from broker.journal.store import JournalError
+
+    target = _named(context, journal).absolute()
+    try:
+        found = restore_file(file.absolute(), target, force=force)
+    except JournalError as error:
+        raise Failed(str(error), as_json=as_json) from None
+    moved = str(found.moved) if found.moved else None
+    if as_json:
+        held = [each._asdict() for each in found.held]
+        _print_json({"journal": str(target), "campaigns": found.campaigns, "paused": held, "moved": moved})
+        return
+    if moved:
+        click.echo(f"The journal that was there is now {moved}.")
+    for each in found.held:
+        name = f" {each.name!r}" if each.name else ""
+        how = "will be paused when the rest of its recipients has come" if each.open else "is paused"
+        click.echo(f"Campaign {each.campaign}{name} {how}.")
+    click.echo(f"{target} is restored, with {found.campaigns:,} campaigns. Start the broker.")
+    if found.held:
+        click.echo("What was sent after the backup would be sent again: resume only what you mean to.")
+
+
+@click.command(short_help="Rewrite the journal without its free space, while no broker runs.")
+@_journal
+@_json
+@click.pass_context
+def compact(context: click.Context, journal: Path | None, as_json: bool) -> None:
+    """Rewrites the journal without the space that is free in it, while no broker runs on it.
+
+    A journal that was made by this release or a newer one shrinks by itself; an older one only by this, once,
+    and by itself from then on. The disk needs as much free space as the rewritten journal takes.
+    """
+    from broker.journal.replacing import rewrite
+    from broker.journal.store import JournalError
+
+    target = _named(context, journal).absolute()
+    try:
+        before, after = rewrite(target)
+    except JournalError as error:
+        raise Failed(str(error), as_json=as_json) from None
+    if as_json:
+        _print_json({"journal": str(target), "bytes_before": before, "bytes": after})
+    else:
+        click.echo(f"{target}: {before:,} bytes before, {after:,} now.")
+
+
+COMMANDS = (backup, check, restore, compact)

@@ -21,6 +21,10 @@ _CACHE_KIB = 4 * 1024
 """Of the copy's connection: it only writes."""
 
 
+class JournalInUseError(JournalError):
+    """Another process has it."""
+
+
 class Copy:
     """One copy on its way to `FILE.part`; `finish` makes it FILE. Raises JournalError, which says why not."""
 
@@ -144,7 +148,7 @@ def open_alone(path: Path) -> apsw.Connection:
         application = db.pragma("application_id")
         version = db.pragma("user_version")
     except apsw.BusyError:
-        raise JournalError(f"{path} is in use by a broker") from None
+        raise JournalInUseError(f"{path} is in use by a broker") from None
     except apsw.Error as error:
         raise JournalError(f"can't open {path}: {error}") from None
     if application != schema.APPLICATION_ID:

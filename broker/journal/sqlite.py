@@ -48,7 +48,8 @@ WHERE id = ?1
 _PUT_OFF = "UPDATE message SET state = 1, due_at = ?2, reply = coalesce(nullif(reply, ''), ?3) WHERE id = ?1"
 _SET_CAMPAIGN = """
 UPDATE campaign SET phase = ?2, chunks = ?3, total = ?4, counts = ?5, attempts = ?6, unknown = ?7,
-    duplicates = ?8, marks = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13
+    duplicates = ?8, marks = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13,
+    restored = ?14
 WHERE number = ?1
 """
 _SET_WORKER = """
@@ -224,6 +225,7 @@ class SqliteJournal(Reads):
                     change.number, change.phase, change.chunks, change.total, codec.pack(change.counts),
                     change.attempts, change.unknown, change.duplicates, codec.pack(list(change.marks)),
                     change.expire_at, change.finished_at, change.closed_as, change.recount,
+                    change.restored,
                 ),
             )  # fmt: skip
 

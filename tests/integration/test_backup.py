@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def broker(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_backup_under_load_is_whole_and_nothing_waits_for_it(tmp_path: Path) -> None:
-    total = 6_000
+    total = 3_000
     with ExitStack() as stack:
         server = stack.enter_context(RecordingServer(delay_s=0.01))
         cluster = stack.enter_context(Cluster(tmp_path))
@@ -46,3 +47,63 @@ def test_a_backup_under_load_is_whole_and_nothing_waits_for_it(tmp_path: Path) -
     (campaign,) = json.loads(found.stdout)["campaigns"]
     assert (campaign["campaign"], campaign["total"], campaign["rows"]) == (id_, total, total)
     assert before <= campaign["counts"]["sent"] <= after
+
+
+def test_a_restored_journal_waits_for_a_word_and_believes_what_workers_still_know(tmp_path: Path) -> None:
+    """The broker's disk is lost after the backup, the worker's log is not. What it hasn't told anyone yet
+    isn't sent again. What it had told the lost journal, and only that, is."""
+    total = 400
+    with ExitStack() as stack:
+        server = stack.enter_context(RecordingServer(delay_s=0.02))
+        cluster = stack.enter_context(Cluster(tmp_path, "--lease", "2", "--heartbeat", "0.5"))
+        cluster.start_broker()
+        cluster.start_worker("w", server.url, "--max-connections", "2")
+        with cluster.client() as client:
+            cluster.wait_for_workers(client, 1)
+            id_ = client.submit(newsletter(total)).campaign
+            wait_until(lambda: server.count() >= 20, "some are sent")
+            done = broker(tmp_path, "backup", "--journal", "journal.db", "--no-check", "copy.db")
+            assert done.returncode == 0, done.stderr
+            count = server.count()
+            wait_until(lambda: server.count() > count + 20, "it went on after the backup")
+            cluster.kill("broker")
+            wait_until(lambda: settled(server), "the worker has ended what it had")
+            lost, in_backup = sent_by(tmp_path, "journal.db"), sent_by(tmp_path, "copy.db")
+            untold = server.count() - lost
+            assert in_backup < lost and untold > 0
+            assert broker(tmp_path, "restore", "copy.db", "--journal", "journal.db").returncode == 1
+            restored = broker(tmp_path, "restore", "--force", "copy.db", "--journal", "journal.db")
+            assert restored.returncode == 0, restored.stderr
+            assert f"Campaign {id_} is paused." in restored.stdout
+            cluster.restart("broker")
+            cluster.wait_for_workers(client, 1)
+
+            def sent() -> int:
+                return client.status(id_).counts.get("sent", 0)
+
+            wait_until(lambda: sent() >= in_backup + untold, "what the worker had sent is believed")
+            status, taken = client.status(id_), server.count()
+            assert status.state == "paused" and "came out of a backup" in status.waiting_for
+            copies = taken - sent()
+            assert taken == lost + untold and 0 < copies <= lost - in_backup
+            client.resume(id_)
+            assert client.wait(id_).counts == {"sent": total}
+        got = server.recipients()
+    assert len(got) == total and set(got.values()) == {1, 2}
+    assert sum(count == 2 for count in got.values()) == copies
+
+
+def sent_by(folder: Path, file: str) -> int:
+    """Messages that were sent, as a journal's file says."""
+    found = broker(folder, "check", "--json", file)
+    assert found.returncode == 0, found.stderr
+    (campaign,) = json.loads(found.stdout)["campaigns"]
+    count: int = campaign["counts"]["sent"]
+    return count
+
+
+def settled(server: RecordingServer) -> bool:
+    """Nothing has come for a while that is long beside the server's delay."""
+    before = server.count()
+    time.sleep(0.3)
+    return server.count() == before

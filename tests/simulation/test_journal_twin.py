@@ -133,6 +133,7 @@ class Pair:
             finished_at=rng.choice([0, 0, 77]),
             closed_as=rng.choice([None, int(Stored.EXPIRED)]),
             recount=rng.random() < 0.2,
+            restored=rng.random() < 0.2,
         )
 
     def set_worker(self) -> None:
