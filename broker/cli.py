@@ -123,6 +123,13 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     callback=_resolver,
     help="The name server for [[domain]] groups by mail exchanger, an IP address. Not given: the system's.",
 )
+@option(
+    "--retain-days",
+    type=FiniteRange(0, 36_500),
+    default=_DEFAULTS.retain_days,
+    metavar="DAYS",
+    help="A campaign's recipients are kept so long after its end, then its counts only. 0: for ever.",
+)
 @log_options
 @version_option()
 @click.pass_context
@@ -142,6 +149,7 @@ def command(
     reserved: float,
     dispatch_log: float,
     dns_resolver: str,
+    retain_days: float,
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
@@ -180,7 +188,7 @@ def command(
         dispatch_log_s=dispatch_log,
     )
     try:
-        broker = Broker(Settings(clients, workers, journal, dns_resolver, core))
+        broker = Broker(Settings(clients, workers, journal, dns_resolver, retain_days, core))
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()

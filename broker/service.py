@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, assert_never
 import zmq
 
 from broker.asking import QUESTIONS_MAX, Asking
-from broker.backup import Backups
-from broker.control import Control
 from broker.core.commands import (
     Command,
     Log,
@@ -52,6 +50,7 @@ from broker.opening import Opening
 from broker.queries import Queries
 from broker.reopening import Reopening
 from broker.settings import Settings
+from broker.upkeep import Upkeep
 from broker.watchers import Watchers
 from evenpost import __version__
 from evenpost.runtime import logs, sockets
@@ -107,15 +106,7 @@ class Broker:
         self._rejected: dict[tuple[str, str], int] = {}
         self._asking = Asking()
         self._settings = settings
-        self._backups = Backups(self._journal.copy_to, self._queue, self._wake)
-        self._control = self._open_control()
-
-    def _open_control(self) -> Control | None:
-        try:
-            return Control(self._settings.journal, self._backups.ask)
-        except OSError as error:
-            self._log.warning("control.unavailable", error=str(error), hint="no backup while the broker runs")
-            return None
+        self._upkeep = Upkeep(settings, self._journal, self._queue, self._wake)
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -146,9 +137,7 @@ class Broker:
             self._log.critical("journal.failed", error=str(error))
             return 1
         finally:
-            self._backups.close(now().mono)
-            if self._control is not None:
-                self._control.close()
+            self._upkeep.close(now())
             signal.set_wakeup_fd(-1)
             self._context.destroy(linger=500)
         self._journal.close()
@@ -187,9 +176,7 @@ class Broker:
                 next_tick = time.mono + TICK_S
                 self._handle(Tick())
                 self._watchers.tick(time)
-                if self._control is not None:
-                    self._control.tick(time.mono)
-                    self._backups.tick(time.mono)
+                self._upkeep.tick(time)
                 self._report_rejected()
             self._execute(self._core.dispatch(time))
             self._queue.step(time.mono)

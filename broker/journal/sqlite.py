@@ -23,6 +23,7 @@ from broker.core.commands import (
 )
 from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
+from broker.journal.compaction import Compaction
 from broker.journal.copying import Copy
 from broker.journal.reads import Reads, address_hash
 from broker.journal.store import JournalError
@@ -64,7 +65,7 @@ INSERT INTO quota (key, used) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET used
 """
 
 
-class SqliteJournal(Reads):
+class SqliteJournal(Reads, Compaction):
     """A journal.Journal in a file, made if it isn't there.
 
     Raises JournalError where the file is someone else's, newer than this release, or owned by another broker.
@@ -244,7 +245,8 @@ class SqliteJournal(Reads):
         self._set_campaigns()
         self._write(
             "UPDATE campaign SET recount = 1, finished_at = 0, closed_as = NULL,"
-            " phase = CASE phase WHEN ?1 THEN ?1 ELSE ?2 END WHERE number = ?3 AND phase <> ?4",
+            " phase = CASE phase WHEN ?1 THEN ?1 ELSE ?2 END WHERE number = ?3 AND phase <> ?4"
+            " AND compacted_at = 0",
             (int(Phase.PAUSED), int(Phase.ACTIVE), campaign, int(Phase.CANCELLED)),
         )
 
