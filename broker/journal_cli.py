@@ -127,15 +127,17 @@ def _copy(journal: Path, file: Path, force: bool) -> "Iterator[Any]":
         db = open_alone(journal)
     except JournalError as error:
         raise JournalError(f"{error}, and nobody answers at {control_file(journal)}") from None
-    copy = Copy(db, file, force=force)
+    copy = None
     try:
+        copy = Copy(db, file, force=force)
         while not copy.step(0.2):
             yield Progress(pages=copy.pages, copied=copy.copied)
         pages = copy.pages
         yield Progress(pages=pages, copied=pages)
         yield Progress(pages=pages, copied=pages, done=True, bytes=copy.finish())
     except BaseException:
-        copy.drop()
+        if copy is not None:
+            copy.drop()
         raise
     finally:
         db.close()

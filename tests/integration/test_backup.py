@@ -2,12 +2,16 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
+from client import ClientError
 from tests.integration.cluster import ROOT, Cluster, newsletter, wait_until
 from tests.servers import RecordingServer
 
@@ -107,3 +111,37 @@ def settled(server: RecordingServer) -> bool:
     before = server.count()
     time.sleep(0.3)
     return server.count() == before
+
+
+def test_recipients_are_removed_in_time_and_everybody_is_told(tmp_path: Path) -> None:
+    """Retention of a second, in a broker that sends meanwhile; what is left answers as a summary."""
+    with ExitStack() as stack:
+        server = stack.enter_context(RecordingServer())
+        cluster = stack.enter_context(Cluster(tmp_path, "--retain-days", str(1 / 86_400)))
+        cluster.start_broker()
+        cluster.start_worker("w", server.url)
+        with cluster.client() as client:
+            cluster.wait_for_workers(client, 1)
+            old = client.submit(newsletter(700), submission_id="mine", wait=True).campaign
+            cluster.terminate("broker")  # it looks once a minute, and when it starts
+            wait_until(lambda: time.time() * 1000 > finished_at(tmp_path) + 1_000, "its time is over")
+            cluster.restart("broker")
+            wait_until(lambda: client.status(old).compacted_at is not None, "it is compacted")
+            wait_until(lambda: client.trace_page("user3@example.com").compacted == 1, "all of it")
+            assert client.trace("user3@example.com") == []
+            assert client.status(old).counts == {"sent": 700}
+            assert client.submit(newsletter(700), submission_id="mine").campaign == old
+            newer = client.submit(newsletter(50), wait=True).campaign
+            assert [row.campaign for row in client.trace("user3@example.com")] == [newer]
+            for ask in (lambda: list(client.report(old)), lambda: client.retry_failed(old)):
+                with pytest.raises(ClientError, match="What is left: 700 sent, of 700") as refused:
+                    ask()
+                assert refused.value.code == "wrong_state"
+        assert server.count() == 750
+
+
+def finished_at(folder: Path) -> int:
+    with sqlite3.connect(folder / "journal.db") as db:
+        (at,) = db.execute("SELECT finished_at FROM campaign").fetchone()
+    db.close()
+    return int(at)
