@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from broker import journal_cli
 from broker.core.settings import Settings as CoreSettings
 from broker.settings import Settings
 from broker.settings_file import TABLES, read_domains, read_senders
@@ -38,7 +39,12 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
-@click.command("evenpost-broker", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "evenpost-broker",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
 @config_option("broker", tables=TABLES)
 @option("--clients", default=_DEFAULTS.clients, metavar="ENDPOINT", help="Where clients submit campaigns.")
 @option("--workers", default=_DEFAULTS.workers, metavar="ENDPOINT", help="Where workers connect.")
@@ -136,9 +142,18 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     help="The name server for [[domain]] groups by mail exchanger, an IP address. Not given: the system's.",
 )
 @failpoints_option("broker")
+@option(
+    "--retain-days",
+    type=FiniteRange(0, 36_500),
+    default=_DEFAULTS.retain_days,
+    metavar="DAYS",
+    help="A campaign's recipients are kept so long after its end, then its counts only. 0: for ever.",
+)
 @log_options
 @version_option()
+@click.pass_context
 def command(
+    context: click.Context,
     config: Path | None,
     clients: str,
     workers: str,
@@ -156,6 +171,7 @@ def command(
     dispatch_log: float,
     dns_resolver: str,
     failpoints: FailPoints | None,
+    retain_days: float,
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
@@ -168,6 +184,8 @@ def command(
     The --config file may also hold [[domain]] tables (names, mx, connections, rate: limits that recipient
     domains share) and [[sender]] tables (domain, pool, overflow: the pool of campaigns from a domain).
     """
+    if context.invoked_subcommand is not None:
+        return 0  # it runs next
     from broker.journal.store import JournalError
     from broker.mx import ResolverError
     from broker.service import Broker
@@ -199,11 +217,15 @@ def command(
         make_broker = failing(failpoints)
     try:
         reserve = int(disk_reserve * 1_000_000)
-        settings = Settings(clients, workers, journal, reserve, dns_resolver, core)
+        settings = Settings(clients, workers, journal, reserve, dns_resolver, retain_days, core)
         broker = take_over(make_broker, settings, wait_for_journal)
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()
+
+
+for each in journal_cli.COMMANDS:
+    command.add_command(each)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from broker.core.explain import explanation
 from broker.core.state import Campaign, Stored, index_of
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal, ReportLine
+from broker.retention import compacted_text
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
@@ -61,6 +62,8 @@ class Queries:
         def done(campaign: Campaign | None) -> None:
             if campaign is None:
                 answer(_not_found(request.campaign))
+            elif campaign.compacted_at:
+                answer(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
             else:
                 self._queue.read(lambda: self._report_page(campaign, request), answer)
 
@@ -90,7 +93,8 @@ class Queries:
                 campaign = campaigns[number]
                 if campaign is not None:
                     rows.append(self._row(line, campaign))
-            return wire.TracePage(rows)
+            compacted = self._journal.meta("compacted")
+            return wire.TracePage(rows, compacted, self._journal.meta("compacted_upto"))
 
         self._queue.read(read, answer)
 
@@ -127,12 +131,14 @@ class Queries:
             elif request.index >= campaign.total:
                 text = f"campaign {campaign.id} has messages 0 to {campaign.total - 1}"
                 answer(wire.Error(Code.NOT_FOUND, text))
+            elif campaign.compacted_at:
+                answer(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
             else:
                 index = request.index
                 page = wire.Report(campaign.id, index - 1, 1)
                 self._queue.read(
                     lambda: self._report_page(campaign, page),
-                    lambda found: answer(self._explanation(campaign, found.rows[0], now)),
+                    lambda found: answer(self._explanation(campaign, next(iter(found.rows), None), now)),
                 )
 
         self._find(request.campaign, done)

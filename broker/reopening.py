@@ -7,6 +7,7 @@ from broker.core.events import Event, Reopened
 from broker.core.state import Campaign, Phase, Stored
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal
+from broker.retention import compacted_text
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -45,6 +46,8 @@ class Reopening:
         elif campaign.phase in (Phase.OPEN, Phase.CANCELLED):
             text = f"campaign {id_} is {campaign.phase.name.lower()}: there is nothing to retry"
             self._refuse(wire.Error(Code.WRONG_STATE, text))
+        elif campaign.compacted_at:
+            self._refuse(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
         else:
             number = campaign.number
             # From here on the campaign's row says that its counts may be wrong, should we be cut short.
@@ -72,4 +75,7 @@ class Reopening:
 
     def _ended(self, campaign: Campaign | None) -> None:
         assert campaign is not None
+        if campaign.compacted_at:  # retention was faster: it began before our first piece
+            self._refuse(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
+            return
         self._raise(Reopened(self._command.peer, self._command.request, campaign, self._changed))

@@ -53,6 +53,7 @@ from broker.opening import Opening
 from broker.queries import Queries
 from broker.reopening import Reopening
 from broker.settings import Settings
+from broker.upkeep import Upkeep
 from broker.watchers import Watchers
 from evenpost import __version__
 from evenpost.runtime import logs, sockets
@@ -111,6 +112,7 @@ class Broker:
         self._rejected: dict[tuple[str, str], int] = {}
         self._asking = Asking()
         self._settings = settings
+        self._upkeep = Upkeep(settings, self._journal, self._queue, self._wake)
 
     def _open_journal(self, path: Path) -> SqliteJournal:
         return SqliteJournal(path)
@@ -144,6 +146,7 @@ class Broker:
             self._log.critical("journal.failed", error=str(error))
             return 1
         finally:
+            self._upkeep.close(now())
             signal.set_wakeup_fd(-1)
             self._context.destroy(linger=500)
         self._journal.close()
@@ -188,6 +191,7 @@ class Broker:
                     time = now()
                 self._handle(Tick())
                 self._watchers.tick(time)
+                self._upkeep.tick(time)
                 self._report_rejected()
             if not self._core.state.halted:
                 self._execute(self._core.dispatch(time))

@@ -15,4 +15,7 @@ class Settings:
     """Bytes of the journal's disk that stay free for what was accepted; 0: it isn't looked at."""
     dns_resolver: str = ""
     """HOST[:PORT] of the name server to ask for mail exchangers; empty: the system's."""
+    retain_days: float = 90.0
+    """Days after a campaign's end at which its recipients are removed; 0: never. 90 is a quarter, in which a
+    complaint or a bill comes, and no longer than a privacy notice can defend."""
     core: CoreSettings = field(default_factory=CoreSettings)

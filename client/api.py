@@ -235,11 +235,15 @@ class AsyncClient(Steering):
 
     async def trace(self, address: str, *, limit: int = 1_000) -> list[ReportRow]:
         """Each message to an address, with all attempts, the newest first; at most `limit` (1-5,000)."""
+        return (await self.trace_page(address, limit=limit)).rows
+
+    async def trace_page(self, address: str, *, limit: int = 1_000) -> TracePage:
+        """The same as `rows`, and how many campaigns can't be searched any more (`compacted`)."""
         if not 3 <= len(address.encode("utf-8", "replace")) <= limits.ADDRESS_BYTES_MAX:
             raise ClientError(BAD_INPUT, f"{address!r} is no address")
         with suppress(AddressError):  # an odd one is looked for as it is
             address = clean_address(address)  # as a list's addresses are: `bücher.example` is in Punycode
-        return (await self._ask(Trace(address, limit), TracePage)).rows
+        return await self._ask(Trace(address, limit), TracePage)
 
     async def explain(
         self, campaign: str, index: int | None = None, *, address: str | None = None

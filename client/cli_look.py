@@ -10,7 +10,7 @@ from typing import IO
 import click
 import msgspec
 
-from client import output, output_table
+from client import output, output_table, output_times
 from client.cli_common import EXIT_INTERRUPTED, client_command, command, connect, exit_by, goes_on
 from client.errors import BAD_INPUT, ClientError
 from client.output_live import show_watch
@@ -140,8 +140,16 @@ def report(
 @click.option("--limit", type=WholeRange(1, 5_000), default=1_000, show_default=True, help="Newest messages.")
 @client_command
 def trace(address: str, limit: int, client: Client, as_json: bool) -> None:
-    """Finds each message to ADDRESS, in all campaigns, the newest first, with each attempt."""
-    rows = client.trace(address, limit=limit)
+    """Finds each message to ADDRESS, in all campaigns, the newest first, with each attempt.
+
+    Campaigns whose recipients the broker has removed (--retain-days) can't be searched: it says how many.
+    """
+    page = client.trace_page(address, limit=limit)
+    rows = page.rows
+    if page.compacted:
+        upto = output_times.local_time(page.compacted_upto)[:10]
+        many = counted(page.compacted, "older campaign")
+        click.echo(f"Not searched: {many}, of those that ended up to {upto}; only counts are kept.", err=True)
     if as_json:
         output.json_line([output.report_json(row) for row in rows])
         return

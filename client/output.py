@@ -111,6 +111,10 @@ def status_details(status: CampaignStatus) -> list[tuple[str, object]]:
         ("starts", local_time(status.start_at)),
         ("expires", local_time(status.expire_at)),
         ("finished", local_time(status.finished_at)),
+        (
+            "compacted",
+            f"{local_time(status.compacted_at)}: only counts are kept" if status.compacted_at else "",
+        ),
     ]
     return [(name, value) for name, value in details if value != ""]
 

@@ -16,6 +16,7 @@ from evenpost.wire.messages import (
     Explanation,
     MessageState,
     ReportRow,
+    TracePage,
     WatchUpdate,
     Welcome,
     WorkerStatus,
@@ -174,6 +175,10 @@ class Client:
     def trace(self, address: str, *, limit: int = 1_000) -> list[ReportRow]:
         """As AsyncClient.trace."""
         return self._call(self._client.trace(address, limit=limit))
+
+    def trace_page(self, address: str, *, limit: int = 1_000) -> TracePage:
+        """As AsyncClient.trace_page."""
+        return self._call(self._client.trace_page(address, limit=limit))
 
     def explain(self, campaign: str, index: int | None = None, *, address: str | None = None) -> Explanation:
         """As AsyncClient.explain."""

@@ -131,7 +131,8 @@ def committed(state: State, event: FromClient, request: wire.Commit) -> list[Com
     done = Reply(event.peer, event.request, wire.SubmitOk(campaign.id, campaign.total))
     if campaign.phase is not Phase.OPEN:
         return [Persist((), (done,))]
-    campaign.phase = Phase.ACTIVE
+    # A backup had it without all its recipients: whether it was sent since, nobody here can know.
+    campaign.phase = Phase.PAUSED if campaign.restored else Phase.ACTIVE
     open_stripes(campaign, state.settings.page_rows)
     return [
         Persist((SetCampaign.of(campaign),), (done, Raise(CampaignStored(campaign.number)))),
@@ -160,6 +161,7 @@ def _switch(
         text = f"campaign {id_} is {campaign.phase.name.lower()}"
         return [refuse(event.peer, event.request, Code.WRONG_STATE, text)]
     campaign.phase = after
+    campaign.restored = campaign.restored and after is Phase.PAUSED
     state.awake[campaign.number] = campaign
     out: list[Command] = [Persist((SetCampaign.of(campaign),), (done,)), Log("info", name, {"campaign": id_})]
     if after is Phase.PAUSED:

@@ -66,6 +66,7 @@ class SetCampaign:
     closed_as: int | None
     recount: bool
     """The counts may be wrong just now: should the broker die, they are made anew from the rows."""
+    restored: bool = False
 
     @classmethod
     def of(cls, campaign: Campaign) -> "SetCampaign":
@@ -83,6 +84,7 @@ class SetCampaign:
             campaign.finished_at,
             None if campaign.closed_as is None else int(campaign.closed_as),
             campaign.reopening,
+            campaign.restored,
         )
 
 

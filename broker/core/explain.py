@@ -12,6 +12,10 @@ from evenpost.wire import messages as wire
 
 Reason = wire.Reason
 _NEVER = float("inf")
+_RESTORED = (
+    "it is paused, since it came out of a backup: what was sent after that would be sent again, unless its "
+    "worker still tells; `evenpost resume` goes on"
+)
 _DUE_AGAIN = "deferred messages are due again"
 
 
@@ -19,7 +23,7 @@ def waiting_for(state: State, balancer: Balancer, campaign: Campaign, now: Now) 
     """Why nothing of a campaign is in flight, in words; empty where something is."""
     if campaign.in_flight or not campaign.unfinished or campaign.closed_as is not None:
         return ""
-    if campaign.phase is Phase.PAUSED:
+    if campaign.phase is Phase.PAUSED and not campaign.restored:
         return ""
     found = reasons(state, balancer, campaign, now)
     if not found:
@@ -44,6 +48,8 @@ def reasons(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> l
     if campaign.closed_as is not None or not campaign.unfinished:
         return []
     if campaign.phase is Phase.PAUSED:
+        if campaign.restored:
+            return [Reason(_RESTORED)]
         return [Reason("it is paused: `evenpost resume` goes on")]
     if (campaign.options.start_at or 0) > now.wall:
         return [Reason("its start_at has not come", campaign.options.start_at)]

@@ -178,6 +178,10 @@ class Campaign:
     finished_at: int = 0
     closed_as: Stored | None = None
     """EXPIRED or CANCELLED: what the journal has as QUEUED or DEFERRED ended so, all at once."""
+    restored: bool = False
+    """It came out of a backup, and nobody has resumed it since: some of it may have been sent already."""
+    compacted_at: int = 0
+    """When the journal let go of its messages (ms), 0 for not."""
 
     # --- in memory only -------------------------------------------------------------------
     ready: deque[Message] = field(default_factory=deque)

@@ -83,6 +83,7 @@ def campaign_status(campaign: Campaign, state: State, balancer: Balancer, now: N
         start_at=options.start_at,
         expire_at=campaign.expire_at,
         finished_at=campaign.finished_at or None,
+        compacted_at=campaign.compacted_at or None,
         attempts=campaign.attempts,
         unknown=campaign.unknown,
         duplicates=campaign.duplicates,

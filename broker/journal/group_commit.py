@@ -56,6 +56,8 @@ class GroupCommit:
         self._rows = 0
         """In the open group."""
         self.rows_waiting = 0
+        self._between: Callable[[float], float | None] | None = None
+        self._between_at = math.inf
 
     @property
     def idle(self) -> bool:
@@ -67,7 +69,9 @@ class GroupCommit:
             return math.inf
         if self._jobs:
             return 0.0
-        return math.inf if self._flush_at is None else max(0.0, self._flush_at - now)
+        if self._flush_at is None:
+            return max(0.0, self._between_at - now)
+        return max(0.0, self._flush_at - now)
 
     def write(self, changes: Sequence[Change], done: Callable[[], None], *, urgent: bool = True) -> None:
         """Applies changes in one transaction with others; `done` when they are on disk. Without changes:
@@ -82,6 +86,11 @@ class GroupCommit:
     def read(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Runs a query when its turn comes; `done` at once with what it gave."""
         self._add(_Job(run, done, 0, False, False))
+
+    def between(self, work: Callable[[float], float | None]) -> None:
+        """Runs `work` as soon as no transaction is open: between two groups. It gets the time (monotonic) and
+        says when it wants to run again, or None: never."""
+        self._between, self._between_at = work, -math.inf
 
     def _add(self, job: _Job) -> None:
         self._jobs.append(job)
@@ -98,6 +107,11 @@ class GroupCommit:
             finished, self._uncommitted = self._uncommitted, []
             for done, result in finished:
                 done(result)
+        if self._between is not None and self._flush_at is None and now >= self._between_at:
+            again_at = self._between(now)
+            self._between_at = math.inf if again_at is None else again_at
+            if again_at is None:
+                self._between = None
         busy_until = time.monotonic() + STEP_S
         while self._jobs and self._rows < GROUP_ROWS_MAX and time.monotonic() < busy_until:
             job = self._jobs.popleft()
@@ -117,6 +131,7 @@ class GroupCommit:
 
     def finish(self) -> None:
         """Blocks until all is on disk. Raises JournalError."""
+        self._between, self._between_at = None, math.inf
         while not self.idle:
             if self._commit is not None:
                 self._commit.exception()

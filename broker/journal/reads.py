@@ -17,7 +17,7 @@ from evenpost.wire.messages import Options
 
 _CAMPAIGN = """
 SELECT number, id, submission, template, fingerprint, options, created_at, expire_at, phase, chunks, total,
-    counts, attempts, unknown, duplicates, marks, finished_at, closed_as FROM campaign
+    counts, attempts, unknown, duplicates, marks, finished_at, closed_as, restored, compacted_at FROM campaign
 """
 _STORED = """
 SELECT m.id, m.address, m.fields, m.state, m.attempts, m.history, coalesce(m.code, 0), coalesce(m.reply, ''),
@@ -153,7 +153,7 @@ class Reads(ABC):
 def _campaign(row: Sequence[Any]) -> Campaign:
     (
         number, id_, submission, template, fingerprint, options, created_at, expire_at, phase, chunks, total,
-        counts, attempts, unknown, duplicates, marks, finished_at, closed_as,
+        counts, attempts, unknown, duplicates, marks, finished_at, closed_as, restored, compacted_at,
     ) = row  # fmt: skip
     return Campaign(
         number=number,
@@ -174,4 +174,6 @@ def _campaign(row: Sequence[Any]) -> Campaign:
         marks=tuple(codec.unpack_values(marks)) if marks else (),
         finished_at=finished_at,
         closed_as=None if closed_as is None else Stored(closed_as),
+        restored=bool(restored),
+        compacted_at=compacted_at,
     )

@@ -5,7 +5,35 @@ APPLICATION_ID = 0x45564E50
 
 VERSION = 3
 
-CREATE = """
+_BATCHES = """
+-- Batches under way of campaigns with on_unknown = "hold": written before they leave, gone when they ended.
+-- attempts: msgpack, index and attempt of each message in turn.
+CREATE TABLE batch (
+    number INTEGER PRIMARY KEY,
+    campaign INTEGER NOT NULL,
+    worker INTEGER NOT NULL,
+    attempts BLOB NOT NULL
+);
+"""
+_RETENTION = """
+-- A campaign that ended long ago loses its rows and keeps its own, as a summary. `compacted_at` is when that
+-- began (ms), `rows_left` says that it goes on. `restored`: a backup had it without all its recipients;
+-- it is paused when they have come. A run knows its campaign, to go with it; that of run 0 is 0.
+ALTER TABLE campaign ADD COLUMN compacted_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE campaign ADD COLUMN rows_left INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE campaign ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX campaign_ended ON campaign (finished_at, number) WHERE finished_at > 0 AND compacted_at = 0;
+CREATE INDEX campaign_rows_left ON campaign (number) WHERE rows_left;
+ALTER TABLE run ADD COLUMN campaign INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX run_campaign ON run (campaign);
+"""
+_RUNS_CAMPAIGNS = """
+UPDATE run SET campaign = coalesce((SELECT id >> 32 FROM address WHERE address.run = run.run LIMIT 1), 0)
+    WHERE run <> 0;
+"""
+
+CREATE = (
+    """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 CREATE TABLE campaign (
@@ -75,21 +103,15 @@ CREATE TABLE worker (
 -- What rates have granted, so that a restart doesn't grant it again.
 CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
 
--- Batches under way of campaigns with on_unknown = "hold": written before they leave, gone when they ended.
--- attempts: msgpack, index and attempt of each message in turn.
-CREATE TABLE batch (
-    number INTEGER PRIMARY KEY,
-    campaign INTEGER NOT NULL,
-    worker INTEGER NOT NULL,
-    attempts BLOB NOT NULL
-);
-
 -- Workers keep outcomes and batches by these numbers, across restarts of the broker, and may meet another
 -- journal: a new one in this one's place, or this one restored from a backup. So each journal begins at a
 -- random place, and each opening jumps ahead at random: what is told of one is never believed of another.
 INSERT INTO meta VALUES ('boot', 1 + abs(random() % 1073741824));
 INSERT INTO meta VALUES ('campaign', 1 + abs(random() % 1073741824));
 """
+    + _BATCHES
+    + _RETENTION
+)
 
 MIGRATIONS: dict[int, str] = {
     # A campaign's list is read in several parts side by side: unfinished ones are looked through once more.
@@ -103,14 +125,7 @@ UPDATE worker SET state = 'drain' WHERE drained;
 ALTER TABLE worker DROP COLUMN drained;
 CREATE TABLE quota (key TEXT PRIMARY KEY, used BLOB NOT NULL) WITHOUT ROWID;
 """,
-    2: """
--- Batches of campaigns with on_unknown = "hold" are on disk before they leave.
-CREATE TABLE batch (
-    number INTEGER PRIMARY KEY,
-    campaign INTEGER NOT NULL,
-    worker INTEGER NOT NULL,
-    attempts BLOB NOT NULL
-);
-""",
+    # The file keeps its free pages for itself, as version 2 did: `evenpost-broker compact` rewrites it.
+    2: _BATCHES + _RETENTION + _RUNS_CAMPAIGNS,
 }
 """From each earlier version to the next one; run in one transaction at opening."""

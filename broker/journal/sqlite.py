@@ -26,6 +26,8 @@ from broker.core.commands import (
 )
 from broker.core.state import INDEX_BITS, Phase, Stored, message_id
 from broker.journal import schema
+from broker.journal.compaction import Compaction
+from broker.journal.copying import Copy
 from broker.journal.reads import Reads, address_hash
 from broker.journal.store import JournalError, JournalInUseError
 from evenpost.wire import codec
@@ -51,7 +53,8 @@ _PUT_OFF = "UPDATE message SET state = 1, due_at = ?2, reply = coalesce(nullif(r
 _SHIFT_DUE = "UPDATE message SET due_at = due_at + ? WHERE id >> 32 = ? AND due_at IS NOT NULL"
 _SET_CAMPAIGN = """
 UPDATE campaign SET phase = ?2, chunks = ?3, total = ?4, counts = ?5, attempts = ?6, unknown = ?7,
-    duplicates = ?8, marks = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13
+    duplicates = ?8, marks = ?9, expire_at = ?10, finished_at = ?11, closed_as = ?12, recount = ?13,
+    restored = ?14
 WHERE number = ?1
 """
 _SET_WORKER = """
@@ -66,7 +69,7 @@ INSERT INTO quota (key, used) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET used
 """
 
 
-class SqliteJournal(Reads):
+class SqliteJournal(Reads, Compaction):
     """A journal.Journal in a file, made if it isn't there.
 
     Raises JournalError where the file is someone else's, newer than this release, or owned by another broker.
@@ -100,8 +103,10 @@ class SqliteJournal(Reads):
     def _open(self) -> None:
         db = self._db
         db.set_busy_timeout(0)
-        # Exclusive before WAL: the index of the WAL is then in memory and nobody else can open the file.
+        # Exclusive before WAL: the index of the WAL is then in memory and nobody else can open the file. Of
+        # auto_vacuum a file has to know before anything is written to it.
         for pragma in (
+            "auto_vacuum = INCREMENTAL",
             "locking_mode = EXCLUSIVE",
             "journal_mode = WAL",
             "synchronous = FULL",
@@ -231,7 +236,7 @@ class SqliteJournal(Reads):
         run = 0
         if len(rows) >= _RUN_ROWS_MIN:
             self._run = run = self._run + 1
-            db.execute("INSERT INTO run VALUES (?)", (run,))
+            db.execute("INSERT INTO run (run, campaign) VALUES (?, ?)", (run, change.campaign))
         db.executemany(
             _INSERT_ADDRESS,
             sorted((run, address_hash(row.address), id_) for id_, row in enumerate(rows, first)),
@@ -246,6 +251,7 @@ class SqliteJournal(Reads):
                     change.number, change.phase, change.chunks, change.total, codec.pack(change.counts),
                     change.attempts, change.unknown, change.duplicates, codec.pack(list(change.marks)),
                     change.expire_at, change.finished_at, change.closed_as, change.recount,
+                    change.restored,
                 ),
             )  # fmt: skip
 
@@ -264,7 +270,8 @@ class SqliteJournal(Reads):
         self._set_campaigns()
         self._write(
             "UPDATE campaign SET recount = 1, finished_at = 0, closed_as = NULL,"
-            " phase = CASE phase WHEN ?1 THEN ?1 ELSE ?2 END WHERE number = ?3 AND phase <> ?4",
+            " phase = CASE phase WHEN ?1 THEN ?1 ELSE ?2 END WHERE number = ?3 AND phase <> ?4"
+            " AND compacted_at = 0",
             (int(Phase.PAUSED), int(Phase.ACTIVE), campaign, int(Phase.CANCELLED)),
         )
 
@@ -299,6 +306,10 @@ class SqliteJournal(Reads):
                 int(Stored.DEFERRED),
             ),
         )
+
+    def copy_to(self, file: Path, force: bool) -> Copy:
+        """Begins a copy; its steps are made while no transaction is open. Raises JournalError."""
+        return Copy(self._db, file, force=force)
 
     def close(self) -> None:
         self.commit()

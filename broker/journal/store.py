@@ -35,6 +35,16 @@ class ReportLine(NamedTuple):
     history: bytes | None
 
 
+class Compacted(NamedTuple):
+    """What a step of retention did."""
+
+    rows: int
+    ended: list[str]
+    """Ids of campaigns of which only the summary is left now."""
+    more: bool
+    """There is more to do at once."""
+
+
 class Journal(Protocol):
     """One writer. Calls come one at a time, though `commit` comes from another thread than the rest."""
 
@@ -98,5 +108,21 @@ class Journal(Protocol):
 
     def end_open_rows(self, campaign: int, index_from: int, index_to: int, as_: Stored) -> None:
         """Writes into the rows what `closed_as` said of a whole campaign."""
+
+    def compact(self, ended_before: int, at: int) -> Compacted:
+        """A step: deletes some rows of campaigns that ended before then (ms) and have no held messages;
+        those that were begun come first. `at`: the time (ms). Their own row stays, without the template."""
+
+    def shrink(self, pages: int) -> bool:
+        """Gives up to so many free pages back to the disk. False: there are none to speak of."""
+
+    def meta(self, key: str) -> int:
+        """A number that the journal keeps: `compacted` (campaigns), `compacted_upto` (when the last of them
+        ended, ms), and others that callers set. 0 where there is none."""
+
+    def set_meta(self, key: str, value: int) -> None: ...
+
+    def newest_end(self) -> int:
+        """When a campaign that has its rows ended last (ms), 0 for none."""
 
     def close(self) -> None: ...

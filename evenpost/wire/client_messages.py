@@ -130,6 +130,8 @@ class CampaignStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When the last message will be sent at present rates, quotas and windows; None: nobody can tell."""
     waiting_for: str = ""
     """Why nothing moves, in words; empty where it moves."""
+    compacted_at: int | None = None
+    """When its recipients were removed, since it ended long ago; None: they are there."""
 
 
 class StatusReply(Message, frozen=True):
@@ -275,6 +277,10 @@ class Trace(Message, frozen=True):
 class TracePage(Message, frozen=True):
     TYPE = Type.TRACE_PAGE
     rows: list[ReportRow]
+    compacted: Count = 0
+    """So many campaigns aren't searched: their recipients were removed, since they ended long ago."""
+    compacted_upto: Count = 0
+    """When the last of them ended."""
 
 
 class Servers(Message, frozen=True):

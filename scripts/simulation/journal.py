@@ -24,7 +24,7 @@ from broker.core.commands import (
 from broker.core.events import FreshRow, StoredBatch, StoredRow
 from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, message_id
 from broker.core.worker_state import Worker
-from broker.journal.store import ReportLine
+from broker.journal.store import Compacted, ReportLine
 
 INDICES_MAX = 1 << INDEX_BITS
 _MISSING: Any = object()
@@ -71,6 +71,7 @@ class MemoryJournal:
         """None: it has ended."""
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
         """Of the open transaction: where, which, and what was there before."""
+        self._meta: dict[str, int] = {}
         self.commits = 0
 
     # --- between brokers -------------------------------------------------------------------
@@ -143,7 +144,9 @@ class MemoryJournal:
                         self._set(id_, row, after)
             case SetCampaign():
                 values = {name: getattr(change, name) for name in _KEPT}
-                self._put(self._changing, change.number, values | {"recount": change.recount})
+                before = self._changing[change.number]
+                kept = {"recount": change.recount, "compacted_at": before["compacted_at"]}
+                self._put(self._changing, change.number, values | kept)
             case AddRecipients(campaign, first_index, recipients):
                 for id_, recipient in enumerate(recipients, message_id(campaign, first_index)):
                     self._put(self._messages, id_, _Row(recipient.address, recipient.values))
@@ -176,7 +179,8 @@ class MemoryJournal:
         first = SetCampaign.of(static)
         self._put(self._campaigns, campaign.number, static)
         self._put(self._by_submission, campaign.submission, campaign.number)
-        self._put(self._changing, campaign.number, {n: getattr(first, n) for n in _KEPT} | {"recount": False})
+        more = {"recount": False, "compacted_at": 0}
+        self._put(self._changing, campaign.number, {n: getattr(first, n) for n in _KEPT} | more)
         self._due[campaign.number] = []
 
     def _set(self, id_: int, before: _Row, after: _Row) -> None:
@@ -207,7 +211,7 @@ class MemoryJournal:
 
     def reopen(self, campaign: int) -> None:
         row = self._changing[campaign]
-        if row["phase"] == Phase.CANCELLED:
+        if row["phase"] == Phase.CANCELLED or row["compacted_at"]:
             return
         phase = row["phase"] if row["phase"] == Phase.PAUSED else int(Phase.ACTIVE)
         change = {"recount": True, "finished_at": 0, "closed_as": None, "phase": phase}
@@ -228,6 +232,33 @@ class MemoryJournal:
             if row.state in (Stored.QUEUED, Stored.DEFERRED):
                 self._set(id_, row, row._replace(state=int(as_), due_at=None))
 
+    def compact(self, ended_before: int, at: int) -> Compacted:
+        """All of one campaign a step."""
+        for number, row in self._changing.items():
+            ended = 0 < row["finished_at"] < ended_before
+            if ended and not row["compacted_at"] and not row["counts"].get(int(Stored.HELD)):
+                self._put(self._changing, number, row | {"compacted_at": at})
+                for id_, _ in list(self._range(number, 0, INDICES_MAX)):
+                    self._undo.append((self._messages, id_, self._messages.pop(id_)))
+                self._due[number].clear()
+                self.set_meta("compacted", self.meta("compacted") + 1)
+                self.set_meta("compacted_upto", max(self.meta("compacted_upto"), row["finished_at"]))
+                return Compacted(1, [self._campaigns[number].id], True)
+        return Compacted(0, [], False)
+
+    def shrink(self, pages: int) -> bool:
+        return False
+
+    def meta(self, key: str) -> int:
+        return self._meta.get(key, 0)
+
+    def set_meta(self, key: str, value: int) -> None:
+        self._put(self._meta, key, value)
+
+    def newest_end(self) -> int:
+        ends = (row["finished_at"] for row in self._changing.values() if not row["compacted_at"])
+        return max(ends, default=0)
+
     # --- reading ---------------------------------------------------------------------------
 
     def _campaign(self, number: int) -> Campaign:
@@ -236,7 +267,7 @@ class MemoryJournal:
             number=number,
             id=static.id,
             submission=static.submission,
-            template=static.template,
+            template=b"" if row["compacted_at"] else static.template,
             fingerprint=static.fingerprint,
             options=static.options,
             created_at=static.created_at,

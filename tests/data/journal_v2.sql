@@ -1,4 +1,4 @@
--- The journal of version 2, as Evenpost wrote it before it kept batches.
+-- The journal of version 2, as Evenpost wrote it before it kept batches and summaries.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 CREATE TABLE campaign (

@@ -1,5 +1,6 @@
 """The broker's command line refuses what would make it misbehave later."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from broker.cli import command
 from broker.core.settings import DomainGroup, SenderPool
 from broker.core.settings import Settings as CoreSettings
+from broker.journal.sqlite import SqliteJournal
 from broker.mx import ResolverError
 from broker.settings import Settings
 
@@ -202,3 +204,63 @@ def test_a_wrong_table_is_refused_with_what_and_where(
     assert said in output.replace("\n", " ")
     assert str(file) in output
     assert not started
+
+
+# --- the journal's file ---------------------------------------------------------------------------
+
+
+def test_how_long_recipients_are_kept(started: list[Settings]) -> None:
+    assert run("--retain-days", "0.5") == (0, "")
+    assert started == [Settings(retain_days=0.5)]
+    code, output = run("--retain-days", "-1")
+    assert code == 2 and "--retain-days" in output
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    SqliteJournal(tmp_path / "journal.db").close()
+    return tmp_path / "journal.db"
+
+
+def test_a_journal_that_no_broker_has_is_copied_checked_and_restored(journal: Path, tmp_path: Path) -> None:
+    file = str(tmp_path / "copy.db")
+    code, output = run("--journal", str(journal), "backup", file)
+    assert code == 0 and "0 campaigns, whole" in output
+    assert run("backup", file, "--journal", str(journal))[0] == 1  # it is there
+    assert run("backup", file, "--journal", str(journal), "--force", "--no-check")[0] == 0
+    code, output = run("check", "--json", file)
+    assert code == 0 and json.loads(output)["whole"] is True
+    code, output = run("restore", file, "--journal", str(journal), "--json")
+    assert code == 1 and "--force moves it aside" in json.loads(output)["error"]["message"]
+    code, output = run("restore", file, "--journal", str(journal), "--force")
+    assert code == 0 and "is restored, with 0 campaigns" in output
+    code, output = run("compact", "--journal", str(journal))
+    assert code == 0 and "bytes before" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("backup copy.db --journal none.db", "there is no journal {folder}/none.db"),
+        ("backup none/copy.db --journal journal.db", "can't write {folder}/none/copy.db.part: No such file"),
+        ("backup journal.db --journal journal.db", "is the journal itself"),
+        ("backup copy.db --journal notes.txt", "can't open {folder}/notes.txt: file is not a database"),
+        ("check none.db", "there is no file {folder}/none.db"),
+        ("check notes.txt", "notes.txt is no journal"),
+        ("restore notes.txt --journal new.db", "notes.txt is no journal"),
+        ("compact --journal none.db", "there is no journal"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("these are my notes " * 500)
+    code, output = run(*words.split())
+    assert code == 1 and output.startswith("Error: ") and said.format(folder=tmp_path) in output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.db", "notes.txt"]
+
+
+def test_an_unknown_command_is_told(journal: Path) -> None:
+    code, output = run("--journal", str(journal), "bakcup", "copy.db")
+    assert code == 2 and "No such command 'bakcup'" in output

@@ -1,5 +1,6 @@
 """The journal's queue: order, grouping, and that nothing is answered before the flush."""
 
+import math
 import threading
 from collections.abc import Iterable
 
@@ -134,3 +135,42 @@ def test_one_urgent_write_takes_all_before_it_along() -> None:
     shell.commit_ends()
     shell.queue.step(10.0)
     assert shell.done == ["a", "b"]
+
+
+def test_what_runs_between_two_groups_meets_no_open_transaction() -> None:
+    shell = Shell()
+    times: list[float] = []
+
+    def work(now: float) -> float | None:
+        times.append(now)
+        shell.journal.calls.append("work")
+        return now + 5.0 if len(times) < 2 else None
+
+    shell.write("a")
+    shell.queue.step(1.0)
+    shell.queue.between(work)
+    assert shell.queue.wait_s(1.0) == math.inf  # the commit wakes us
+    shell.queue.step(1.0)
+    shell.write("b")
+    shell.commit_ends()
+    shell.queue.step(2.0)
+    assert shell.journal.calls == ["apply", "commit", "work", "apply"]  # before the next group is opened
+    shell.commit_ends()
+    shell.queue.step(3.0)
+    assert times == [2.0] and shell.queue.wait_s(3.0) == 4.0
+    shell.queue.step(7.0)
+    assert times == [2.0, 7.0] and shell.queue.wait_s(7.0) == math.inf
+
+
+def test_a_group_that_waits_for_more_is_an_open_transaction_too() -> None:
+    shell = Shell()
+    times: list[float] = []
+    shell.write("a", urgent=False)
+    shell.queue.step(1.0)
+    shell.queue.between(times.append)  # returns None: once
+    shell.queue.step(1.0 + PATIENCE_S / 2)
+    assert times == []
+    shell.queue.step(1.0 + PATIENCE_S)
+    shell.commit_ends()
+    shell.queue.step(2.0)
+    assert times == [2.0]

@@ -196,3 +196,44 @@ def test_a_message_of_an_ended_campaign_is_explained_from_its_row(desk: Desk) ->
 def test_what_there_is_not_cannot_be_explained(desk: Desk) -> None:
     for found in (explained(desk, 10), explained(desk, campaign="zz")):
         assert isinstance(found, wire.Error) and found.code == "not_found"
+
+
+def compacted(desk: Desk) -> None:
+    while desk.journal.compact(WALL + 1, WALL + 2).more:
+        pass
+
+
+def test_what_was_compacted_is_told_and_keeps_its_counts(desk: Desk) -> None:
+    compacted(desk)
+    desk.queries.report(wire.Report("c1"), desk.answers.append)
+    desk.run()
+    for found in (desk.answers.pop(), explained(desk, 2)):
+        assert isinstance(found, wire.Error) and found.code == "wrong_state"
+        assert "were removed on" in found.message and "5 sent, 2 bounced, of 10" in found.message
+    desk.queries.one_status("c1", NOW, desk.answers.append)
+    desk.run()
+    status = desk.answers.pop()
+    assert isinstance(status, wire.StatusReply)
+    assert status.campaigns[0].compacted_at == WALL + 2 and status.campaigns[0].counts["sent"] == 5
+    desk.queries.trace(wire.Trace("u1@example.com"), desk.answers.append)
+    desk.run()
+    assert desk.answers.pop() == wire.TracePage([], compacted=1, compacted_upto=WALL)
+
+
+def test_what_was_compacted_is_not_retried(desk: Desk) -> None:
+    compacted(desk)
+    assert retry(desk, Stored.BOUNCED) == []
+    (error,) = desk.answers
+    assert isinstance(error, wire.Error) and error.code == "wrong_state" and "were removed" in error.message
+
+
+def test_retention_that_is_faster_than_a_retry_wins(desk: Desk) -> None:
+    """Between the look at the campaign and its first piece: nothing is reopened that has no rows."""
+    events: list[Event] = []
+    command = c.Reopen(b"k", 1, "c1", (Stored.BOUNCED,))
+    Reopening(command, desk.journal, desk.queue, events.append, desk.answers.append, lambda: WALL).start()
+    desk.queue.write_call(lambda: compacted(desk), lambda _: None, 1)
+    desk.run()
+    assert events == [] and len(desk.answers) == 1
+    left = desk.journal.campaign("c1")
+    assert left is not None and left.phase is Phase.FINISHED and left.finished_at

@@ -299,3 +299,38 @@ def test_what_rates_granted_comes_back(journal: SqliteJournal) -> None:
     journal.apply([SetQuota("campaign:b", None)])
     journal.commit()
     assert journal.quotas() == {"server:a": stored}
+
+
+def test_a_journal_of_version_2_is_migrated(tmp_path: Path) -> None:
+    """Written by the release before retention: what ended long ago in it is compacted like anything else."""
+    path = tmp_path / "old.db"
+    db = apsw.Connection(str(path))
+    db.execute((Path(__file__).parents[2] / "data" / "journal_v2.sql").read_text())
+    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = 2")
+    for number, ended_at in ((7, 5), (8, 0)):
+        columns = (
+            "number, id, submission, fingerprint, template, options, created_at, expire_at, phase, total"
+        )
+        db.execute(
+            f"INSERT INTO campaign ({columns}, counts, finished_at)"
+            " VALUES (?1, 'c'||?1, 's'||?1, x'00', x'01', ?2, 1, 2, 1, 3, ?3, ?4)",
+            (number, codec.pack_struct(Options()), codec.pack({}), ended_at),
+        )
+        db.execute("INSERT INTO run VALUES (?)", (number,))
+        for index in range(3):
+            address = f"u{index}@example.com"
+            id_ = message_id(number, index)
+            db.execute("INSERT INTO message (id, address, fields) VALUES (?, ?, x'90')", (id_, address))
+            run = number if index else 0  # one came in a chunk too small for a run
+            db.execute("INSERT INTO address VALUES (?, ?, ?)", (run, address_hash(address), id_))
+    db.close()
+    journal = SqliteJournal(path)
+    assert [(c.id, c.restored, c.compacted_at) for c in journal.campaigns()] == [("c8", False, 0)]
+    while journal.compact(6, WALL).more:
+        pass
+    journal.commit()
+    counts = [journal._value(f"SELECT count(*) FROM {table}") for table in ("message", "address", "run")]
+    assert counts == [3, 3, 2]
+    assert journal.shrink(10) is False  # such a file keeps its pages: `evenpost-broker compact`
+    journal.close()
+    SqliteJournal(path).close()  # and once only

@@ -37,6 +37,8 @@ from evenpost.wire.messages import (
     Servers,
     ServersReply,
     SetServer,
+    Trace,
+    TracePage,
     Type,
     Watch,
     WatchUpdate,
@@ -339,6 +341,17 @@ def test_watch_is_a_line_an_update_on_a_pipe(broker: FakeBroker) -> None:
     assert "c1 'News' finished: 9 sent, 1 bounced of 10" in result.stdout.splitlines()[0]
     result = run("watch", "c1", "--json", broker=broker)
     assert json.loads(result.stdout)["workers"][0]["worker"] == "w1"
+
+
+def test_trace_says_what_it_cannot_search_and_status_what_is_left(broker: FakeBroker) -> None:
+    at = 1_700_000_000_000
+    broker.answer = lambda m: TracePage([], 2, at) if isinstance(m, Trace) else None
+    found = run("trace", "u1@example.com", broker=broker)
+    assert found.exit_code == 0
+    assert "Not searched: 2 older campaigns, of those that ended up to 2023-11-14" in found.stderr
+    assert run("trace", "u1@example.com", "--json", broker=broker).stdout == "[]\n"
+    broker.statuses = [replace(status("c1", "finished", 5, sent=5), compacted_at=at)]
+    assert "2023-11-14 22:13:20: only counts are kept" in run("status", "c1", broker=broker).stdout
 
 
 def test_servers_and_trace(broker: FakeBroker) -> None:
