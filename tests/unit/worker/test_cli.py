@@ -126,7 +126,12 @@ def test_where_a_password_may_come_from(started: list[Settings], tmp_path: Path)
     call("--smtp", smtp, **environment)
     call("--smtp", smtp, CREDENTIALS_DIRECTORY=str(tmp_path))
     call("--smtp", "smtp://relay.example", **environment)  # meant for another worker
-    assert [s.server.password for s in started] == ["from file", "from environment", "from systemd", ""]
+    assert [s.server.password.reveal() for s in started] == [
+        "from file",
+        "from environment",
+        "from systemd",
+        "",
+    ]
     assert "from" not in repr(started[0])
 
 

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from evenpost.runtime.secret import Secret
 from worker.smtp.config import ConfigError, ServerConfig
 
 
@@ -31,7 +32,7 @@ def test_defaults(url: str, port: int, tls: str, username: str) -> None:
 def test_parameters() -> None:
     config = ServerConfig.from_url(
         "smtp://u@h?tls=required&verify=no&ca_file=/etc/ca.pem&auth=xoauth2,plain&helo=me.example",
-        password="secret",
+        password=Secret("secret"),
     )
     assert config.auth == ("XOAUTH2", "PLAIN")
     assert not config.verify
@@ -74,11 +75,11 @@ def test_a_connection_carries_and_lasts_something(name: str) -> None:
 
 
 def test_the_password_is_not_in_the_repr() -> None:
-    config = ServerConfig.from_url("smtp://u@h", password="hunter2")
+    config = ServerConfig.from_url("smtp://u@h", password=Secret("hunter2"))
     assert "hunter2" not in repr(config)
-    assert dataclasses.replace(config, port=26).password == "hunter2"
+    assert dataclasses.replace(config, port=26).password.reveal() == "hunter2"
 
 
 def test_a_password_needs_a_user() -> None:
     with pytest.raises(ConfigError, match="no user"):
-        ServerConfig("h", password="x")
+        ServerConfig("h", password=Secret("x"))
