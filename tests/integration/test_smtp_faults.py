@@ -66,7 +66,7 @@ def patience(seconds: float) -> Timeouts:
 
 
 SILENT = {"hang", "half", "huge", "endless"}
-"""Behaviours that only a time-out ends: it is short for them, and long for others, however busy the machine."""
+"""Behaviours that only a time-out ends: it is short for them, for others as long as a busy machine needs."""
 SMALL = encode(b"Subject: hello\r\n\r\n.dot and all\r\n")
 LARGE = encode((b"x" * 76 + b"\r\n") * 80_000)  # 6 MB: more than the kernel's buffers hold
 
