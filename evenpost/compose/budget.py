@@ -17,6 +17,7 @@ from evenpost.compose.transfer import given
 _CHARS_A_STEP = 256
 _CHARS_AN_ITEM = 8
 """An item of a list is as much work as so many characters."""
+_ITEMS_A_STEP = 8
 _STEPS_A_LOOK = 2_048
 """Reading the processor's clock costs as much as a few steps."""
 
@@ -58,7 +59,7 @@ class Budget:
         a text may have, whatever they are nested in: `[[x] * 1000] * 1000` has a million."""
         self.spend_on(value)
         if isinstance(value, (list, tuple, dict, set, frozenset)):
-            self.spend(_weight(value) // _CHARS_A_STEP)
+            self.spend(_weight(value))
 
     def _look(self) -> None:
         if self.steps_left < 0:
@@ -89,12 +90,14 @@ def checked_given(budget: Budget, value: Any) -> Any:
 
 
 def _weight(value: Any) -> int:
-    """Characters and items in it, counted as often as they would be written. Raises SecurityError when that
-    is too much, or nested too deeply: Python's own hash of a tuple in tuples in tuples ends the process."""
-    weight = 0
+    """Steps that it costs to look through it. Raises SecurityError when its characters and items, counted as
+    often as they would be written, are too many, or nested too deeply: Python's own hash of a tuple in tuples
+    in tuples ends the process."""
+    weight = seen = 0
     stack: list[tuple[Any, int]] = [(value, 1)]
     while stack:
         item, depth = stack.pop()
+        seen += 1
         if isinstance(item, (str, bytes)):
             weight += len(item)
         elif isinstance(item, (list, tuple, set, frozenset, dict)):
@@ -109,4 +112,4 @@ def _weight(value: Any) -> int:
         weight += 1
         if weight > limits.VALUE_CHARS_MAX:
             allow(weight)
-    return weight
+    return weight // _CHARS_A_STEP + seen // _ITEMS_A_STEP

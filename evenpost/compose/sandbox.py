@@ -25,6 +25,7 @@ from evenpost.compose.budget import Budget, allow, checked_given
 from evenpost.compose.text import html_to_text
 from evenpost.compose.transfer import quoted_printable, quoted_printable_escaped
 
+_STEPS_A_FILTER = 5
 _LONG_CHARS = 1_000
 """To encode less than this costs no more than the loop round that it stands in."""
 COUNTED, BOUNDED, ENCODED = "evenpost counted", "evenpost bounded", "evenpost encoded"
@@ -115,6 +116,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @functools.wraps(function)
         def charged(*args: Any, **kwargs: Any) -> Any:
+            self.budget.spend(_STEPS_A_FILTER)
             if len(args) > at:
                 value = args[at]
                 if isinstance(value, Iterator):
