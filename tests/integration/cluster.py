@@ -35,6 +35,8 @@ class Cluster:
         self.broker_options = broker_options
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.commands: dict[str, list[str]] = {}
+        self.environment: dict[str, str] = {}
+        """On top of what processes get otherwise."""
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +64,7 @@ class Cluster:
     def start(self, name: str, command: list[str]) -> None:
         self.commands[name] = command
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(ROOT), **self.environment}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log

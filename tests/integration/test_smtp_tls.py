@@ -159,10 +159,11 @@ def injects(*parts: bytes) -> Talk:
         await liar.hear(reader)
         writer.write(b"250-mx\r\n250 STARTTLS\r\n")
         await liar.hear(reader)
-        for part in parts:
+        for number, part in enumerate(parts):
+            if number:
+                await asyncio.sleep(0.05)  # a packet of its own
             writer.write(part)
             await writer.drain()
-            await asyncio.sleep(0.05)
         await liar.secure(writer)
         await liar.serve(reader, writer)
 
