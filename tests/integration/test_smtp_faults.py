@@ -9,11 +9,15 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import uvloop
 
+from client import Client, Receipt
 from evenpost.runtime.secret import Secret
+from tests.integration.cluster import Cluster, newsletter, wait_until
+from tests.servers import RecordingServer, Rule
 from tests.servers.certificates import Certificate, self_signed
 from tests.servers.faulty import FaultyServer
 from worker.smtp.config import ServerConfig, Timeouts
@@ -190,3 +194,59 @@ def test_each_fault_has_its_outcome(
         assert result.text.isprintable(), "nothing of a reply may steer a terminal"
         assert "hunter2" not in result.text
     assert found.afterwards == ["sent"] * AFTERWARDS, "the pool goes on when the server is well again"
+
+
+# -- the whole cluster ------------------------------------------------------------------------------
+
+MESSAGES_ALL = 30
+
+
+@pytest.mark.parametrize(
+    ("rule", "held"),
+    [
+        (Rule("connect", action="drop"), False),
+        (Rule("mail", action="hang"), False),
+        (Rule("message", action="drop", times=1), False),
+        (Rule("message", action="hang", accept=True, times=1), True),
+    ],
+    ids=["drop", "mail-hangs", "dot-dropped", "dot-hangs-and-is-held"],
+)
+def test_the_next_server_gets_what_a_bad_one_did_not_take(tmp_path: Path, rule: Rule, held: bool) -> None:
+    """Broker and workers as processes: nothing is lost, nothing counts as sent that no server took."""
+    with RecordingServer() as bad, RecordingServer() as good, Cluster(tmp_path) as cluster:
+        bad.set_rules([rule])
+        cluster.start_broker()
+        for name, server in (("bad", bad), ("good", good)):
+            cluster.start_worker(
+                name,
+                server.url,
+                "--command-timeout",
+                "0.5",
+                "--data-timeout",
+                "0.5",
+                "--max-connections",
+                "2",
+            )
+        with cluster.client() as client:
+            cluster.wait_for_workers(client, 2)
+            policy = {"on_unknown": "hold"} if held else {}
+            receipt = client.submit(newsletter(MESSAGES_ALL, **policy))
+            wait_until(
+                lambda: (
+                    sum(v for k, v in counts(client, receipt).items() if k in ("sent", "held"))
+                    == MESSAGES_ALL
+                ),
+                "each message has its end",
+            )
+            found = counts(client, receipt)
+        taken = bad.recipients() + good.recipients()
+        assert len(taken) == MESSAGES_ALL, "no message is lost"
+        assert found.get("sent", 0) <= len(taken)
+        if held:
+            assert found["held"] >= 1 and max(taken.values()) == 1, "what is held isn't sent again"
+        for name in ("bad", "good"):
+            assert cluster.processes[name].poll() is None, "the worker survives"
+
+
+def counts(client: Client, receipt: Receipt) -> dict[str, int]:
+    return client.status(receipt.campaign).counts
