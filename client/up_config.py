@@ -210,14 +210,15 @@ class _Reader:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
-            self._add(key, f"{shown(url)} is no URL", example)
+            # What stands where the port should be may be a password: it isn't shown.
+            self._add(key, "it is no URL", example)
             return ""
         if parts.password is not None:
             hint = 'Put it into a file of its own and write password_file = "FILE", or use password_env'
             self._add(key, "a password has no place in the URL", hint)
             return host or ""
         if parts.scheme not in ("smtp", "smtps") or not host:
-            self._add(key, f"{shown(url)} is no server", example)
+            self._add(key, f"{shown(_without_login(url))} is no server", example)
             return ""
         return host if port is None or port in (25, 465, 587) else f"{host}-{port}"
 
@@ -268,6 +269,10 @@ def _options_of(program: str, environment: Mapping[str, str]) -> frozenset[str]:
     lines = re.findall(r"^\s+(?:-\w, )?(--[a-z].*)", run.stdout, re.MULTILINE)
     heads = [re.split(r"\s{2,}", line)[0] for line in lines]
     return frozenset(option for head in heads for option in re.findall(r"--([a-z][a-z-]*)", head))
+
+
+def _without_login(url: str) -> str:
+    return re.sub(r"(?s)^(\w+://)?.*@", r"\1...@", url)
 
 
 def _meant(key: str, known: Sequence[str]) -> str:

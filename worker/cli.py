@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import click
 
 from evenpost.runtime.failpoints import FailPoints, failpoints_option
+from evenpost.runtime.secret import Secret
 from evenpost.runtime.settings import (
     FiniteRange,
     WholeRange,
@@ -116,6 +117,11 @@ Exit status
     "with a user, none on loopback without one, else opportunistic]",
 )
 @option("--ca-file", metavar="FILE", help="Trust these authorities (PEM) instead of the system's.")
+@option(
+    "--tls-pin", multiple=True, metavar="sha256:HEX",
+    help="The server has to show this certificate, or one with this key; can be given several times. It is "
+    "checked on top of --verify; with --no-verify it is all that counts. docs/operations.md: how to get it.",
+)
 @option("--verify/--no-verify", default=True, help="Check the server's certificate.")
 @option(
     "--auth", metavar="LIST",
@@ -204,14 +210,14 @@ def cli(
 
 def server_config(
     *, smtp: str, max_connections: int, smtp_password_file: Path | None, tls: str | None, ca_file: str | None,
-    verify: bool, auth: str | None, cleartext_auth: bool, helo: str | None, messages_per_connection: int,
-    connection_age: float, connection_idle: float, connect_timeout: float, command_timeout: float,
-    data_timeout: float,
+    tls_pin: tuple[str, ...], verify: bool, auth: str | None, cleartext_auth: bool, helo: str | None,
+    messages_per_connection: int, connection_age: float, connection_idle: float, connect_timeout: float,
+    command_timeout: float, data_timeout: float,
 ) -> ServerConfig:  # fmt: skip
     """The server as the options describe it. Raises click.BadParameter."""
     # What is true of the URL's parameters (which follow from which, what excludes what) is known there.
     given = {
-        "tls": tls, "ca_file": ca_file, "auth": auth, "helo": helo,
+        "tls": tls, "ca_file": ca_file, "auth": auth, "helo": helo, "tls_pin": ",".join(tls_pin) or None,
         "verify": None if verify else "no", "cleartext_auth": "yes" if cleartext_auth else None,
     }  # fmt: skip
     query = urlencode({key: value for key, value in given.items() if value is not None})
@@ -241,17 +247,17 @@ def server_config(
     return server
 
 
-def _password(path: Path | None, username: str) -> str:
+def _password(path: Path | None, username: str) -> Secret:
     if path is not None:
         return read_secret(path)
     if not username:
-        return ""  # the variable may be meant for another worker on this machine
+        return Secret()  # the variable may be meant for another worker on this machine
     if password := os.environ.get(PASSWORD_VARIABLE):
-        return password
+        return Secret(password)
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if folder and (credential := Path(folder, CREDENTIAL)).exists():
         return read_secret(credential)
-    return ""
+    return Secret()
 
 
 def _endpoint(broker: str) -> str:

@@ -96,6 +96,7 @@ def _hold(file: Path) -> list[Held]:
         unfinished = "SELECT id, options, phase FROM campaign WHERE finished_at = 0 ORDER BY number"
         rows: list[Any] = db.execute(unfinished).fetchall()
         db.execute("UPDATE campaign SET restored = 1 WHERE finished_at = 0")
+        db.execute("DELETE FROM batch")  # they ended long ago, and nobody knows how: a person decides
         db.execute(
             "UPDATE campaign SET phase = ? WHERE finished_at = 0 AND phase = ?",
             (int(Phase.PAUSED), int(Phase.ACTIVE)),

@@ -13,7 +13,6 @@ from evenpost.compose import headers
 from evenpost.compose.addresses import MailboxHeader
 from evenpost.compose.errors import ComposeError, HeaderError, TemplateError
 from evenpost.compose.filling import Filling
-from evenpost.compose.limits import STEPS_MAX
 from evenpost.compose.lines import Line, TextHeader, ToHeader, is_safe, own_header
 from evenpost.compose.sandbox import Sandbox
 from evenpost.compose.skeleton import build
@@ -174,7 +173,7 @@ class Composer:
                 "values", f"{len(values)} values for the {len(self._fields)} fields of this campaign"
             )
         for sandbox in self._sandboxes:
-            sandbox.steps_left = STEPS_MAX
+            sandbox.budget.renew()
         scope = self._globals.copy()
         if None in values:
             scope.update({k: v for k, v in zip(self._fields, values, strict=True) if v is not None})

@@ -10,8 +10,17 @@ OUTPUT_CHARS_MAX = 10_000_000
 """What a part may grow to for one recipient. Larger mail is refused by most servers anyway."""
 
 STEPS_MAX = 200_000
-"""Loop rounds and calls while one message is made: about 20 ms. More is a mistake or an attack, and while
-it lasts the worker does nothing else."""
+"""Loop rounds, calls and quarters of a kilobyte worked on while one message is made: about 20 ms. More is a
+mistake or an attack, and while it lasts the worker does nothing else."""
+
+PROCESSOR_S_MAX = 1.0
+"""Seconds of computing for one message, should its steps be slow ones: no longer than a heartbeat."""
+
+SLOW_FILTER_CHARS_MAX = 100_000
+"""What filters take whose time grows faster than their text (urlize, striptags, wordwrap, ...)."""
+
+NESTING_MAX = 100
+"""Lists in lists made inside a template."""
 
 VALUE_CHARS_MAX = 1_000_000
 """A text or list made inside a template by repeating, joining or padding."""

@@ -2,7 +2,8 @@
 
 A template comes from a client and runs in every worker. Jinja2's sandbox keeps it away from the process;
 what it leaves open is time and memory: `{{ 'a' * 10**9 }}`, loops in loops, macros that call themselves
-twice. So loop rounds and calls are counted, and whatever multiplies text is checked before it runs.
+twice. So whatever works is counted (evenpost.compose.budget), and whatever multiplies text is checked before
+it runs.
 
 Nothing random is in here either: a message that is tried again has to be the same message.
 """
@@ -20,15 +21,25 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import escape
 
 from evenpost.compose import limits
+from evenpost.compose.budget import Budget, allow, checked_given
 from evenpost.compose.text import html_to_text
-from evenpost.compose.transfer import given, quoted_printable, quoted_printable_escaped
+from evenpost.compose.transfer import quoted_printable, quoted_printable_escaped
 
+_STEPS_A_FILTER = 5
+_LONG_CHARS = 1_000
+"""To encode less than this costs no more than the loop round that it stands in."""
 COUNTED, BOUNDED, ENCODED = "evenpost counted", "evenpost bounded", "evenpost encoded"
+WEIGHED, KEPT = "evenpost weighed", "evenpost kept"
 """Filters that evenpost.compose.template puts into the syntax tree. With a space in their names, no author
 can."""
 
 _WIDE = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{6})|\{[^{}]*:[^{}]*(?:\{|\d{6})")
 """A width of six digits, or one taken from an argument, in a format string of either kind."""
+_LAZY = frozenset({"map", "select", "reject", "selectattr", "rejectattr", "first", "batch", "list"})
+"""Filters that take their items one by one."""
+_SHALLOW = _LAZY | {"length", "count", "last", "default", "d", "attr", "reverse", "slice", "abs", "items"}
+"""Filters that don't look into the items of a list."""
+_SLOW = frozenset({"striptags", "urlize", "wordwrap", "title", "wordcount", "pprint", "xmlattr", "truncate"})
 _SIZED_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "to_bytes"})
 
 
@@ -67,59 +78,128 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             autoescape=html, undefined=StrictUndefined, keep_trailing_newline=True, cache_size=0,
             auto_reload=False,
-            finalize=given,
+            finalize=functools.partial(checked_given, budget := Budget()),
         )  # fmt: skip
-        self.steps_left = limits.STEPS_MAX
+        self.budget = budget
         del self.globals["lipsum"], self.filters["random"]
         for name in ("center", "indent", "batch", "slice", "round", "tojson", "wordwrap"):
             self.filters[name] = _sized(self.filters[name])
         self.filters["format"] = _formatted(self.filters["format"])
         self.filters["join"] = _joined(self.filters["join"])
         self.filters["replace"] = _replaced(self.filters["replace"])
-        self.filters[COUNTED] = self._counted
-        self.filters[BOUNDED] = _bounded
-        self.filters[ENCODED] = quoted_printable_escaped if html else quoted_printable
         if derived:
             # The author wrote these for HTML; the text part is made from it.
             for name in ("e", "escape", "forceescape"):
                 self.filters[name] = str
             self.filters["safe"] = html_to_text
+        self.filters = {name: self._charged(name, function) for name, function in self.filters.items()}
+        self.tests = {name: self._weighing(function) for name, function in self.tests.items()}
+        encode = quoted_printable_escaped if html else quoted_printable
+        self.filters[COUNTED] = self.budget.counted
+        self.filters[BOUNDED] = self._bounded
+        self.filters[WEIGHED] = self._weighed
+        self.filters[KEPT] = self._kept
+        self.filters[ENCODED] = self._encoder(encode)
 
-    def count(self) -> None:
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise SecurityError(f"more than {limits.STEPS_MAX:,} loop rounds and calls in one message")
+    def _encoder(self, encode: Callable[[Any], str]) -> Callable[[Any], str]:
+        def encoded(value: Any) -> str:
+            if type(value) is not str or len(value) > _LONG_CHARS:
+                self.budget.weigh(value)
+            return encode(value)
 
-    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            self.count()
-            yield item
+        return encoded
+
+    def _charged(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that costs what it works on."""
+        at = 1 if hasattr(function, "jinja_pass_arg") else 0
+        charge = self.budget.spend_on if name in _SHALLOW else self.budget.weigh
+
+        @functools.wraps(function)
+        def charged(*args: Any, **kwargs: Any) -> Any:
+            self.budget.spend(_STEPS_A_FILTER)
+            if len(args) > at:
+                value = args[at]
+                if isinstance(value, Iterator):
+                    items = self.budget.counted(value)
+                    value = items if name in _LAZY else list(items)
+                    args = (*args[:at], value, *args[at + 1 :])
+                most = limits.SLOW_FILTER_CHARS_MAX
+                if name in _SLOW and isinstance(value, str) and len(value) > most:
+                    raise SecurityError(f"{name} takes at most {most:,} characters, not {len(value):,}")
+                if name == "sum" and isinstance(value, (list, tuple)):
+                    # Adding lists up copies what is there already, each time.
+                    start = args[at + 2] if len(args) > at + 2 else kwargs.get("start", 0)
+                    self.budget.spend(0 if isinstance(start, int) else len(value) ** 2 // 256)
+                for arg in (*args[at:], *kwargs.values()):
+                    charge(arg)
+            return self._bounded(function(*args, **kwargs))
+
+        return charged
+
+    def _weighing(self, function: Any) -> Callable[..., Any]:
+        """A test (`is in`, `is eq`), which may compare all that it is given."""
+
+        @functools.wraps(function)
+        def weighing(*args: Any, **kwargs: Any) -> Any:
+            for arg in args:
+                self.budget.weigh(arg)
+            return function(*args, **kwargs)
+
+        return weighing
+
+    def _weighed(self, value: Any) -> Any:
+        self.budget.weigh(value)
+        return value
+
+    def _kept(self, value: Any) -> Any:
+        """What a namespace keeps from one round of a loop to the next, where it may grow."""
+        if isinstance(value, Iterator):
+            value = list(self.budget.counted(value))
+        return self._weighed(value)
+
+    def _bounded(self, value: Any) -> Any:
+        if isinstance(value, (str, list, tuple, bytes, dict)):
+            allow(len(value))
+            self.budget.spend_on(value)
+        return value
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
             for sized, times in ((left, right), (right, left)):
                 if isinstance(sized, (str, list, tuple, bytes)) and isinstance(times, int):
-                    _allow(len(sized) * times)
+                    allow(len(sized) * times)
             if isinstance(left, int) and isinstance(right, int):
                 _allow_bits(left.bit_length() + right.bit_length())
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _allow_bits(left.bit_length() * abs(right))
         elif operator == "%" and isinstance(left, (str, bytes)):
             _allow_format(left)
-        return _bounded(super().call_binop(context, operator, left, right))
+            self.budget.weigh(right)
+        return self._bounded(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         # Jinja2 asks wherever an attribute is taken from an object, so nothing gets to `format` around this.
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _allow_format(value.__self__)
-        return wrapped
+        if wrapped is None:
+            return None
+        _allow_format(value.__self__)
+
+        @functools.wraps(wrapped)
+        def weighed(*args: Any, **kwargs: Any) -> str:
+            for arg in (*args, *kwargs.values()):
+                self.budget.weigh(arg)
+            return wrapped(*args, **kwargs)
+
+        return weighed
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         # Jinja2's own names: the template's keyword arguments must not meet `self` or `context`.
-        __self.count()
+        __self.budget.spend(1)
         owner = getattr(__obj, "__self__", None)
+        __self.budget.spend_on(owner)
         if isinstance(owner, (str, bytes, int)):
+            for arg in (*args, *kwargs.values()):
+                __self.budget.weigh(arg)
             name = __obj.__name__
             if name in _SIZED_METHODS:
                 _allow_sizes(args, kwargs)
@@ -127,14 +207,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 _allow_join(args[0], owner)
             elif name == "replace" and len(args) >= 2 and isinstance(args[0], str):
                 _allow_replace(str(owner), args[0], str(args[1]))
-        return _bounded(super().call(__context, __obj, *args, **kwargs))
-
-
-def _allow(size: int) -> None:
-    if size > limits.VALUE_CHARS_MAX:
-        raise SecurityError(
-            f"a text or list of {size:,} inside the template; at most {limits.VALUE_CHARS_MAX:,}"
-        )
+        return __self._bounded(super().call(__context, __obj, *args, **kwargs))
 
 
 def _allow_bits(bits: int) -> None:
@@ -145,7 +218,7 @@ def _allow_bits(bits: int) -> None:
 def _allow_sizes(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
     for arg in (*args, *kwargs.values()):
         if isinstance(arg, int):
-            _allow(arg)
+            allow(arg)
 
 
 def _allow_format(spec: Any) -> None:
@@ -155,17 +228,11 @@ def _allow_format(spec: Any) -> None:
 
 def _allow_join(items: Any, separator: Any) -> None:
     if hasattr(items, "__len__"):
-        _allow(len(items) * len(str(separator)))
+        allow(len(items) * len(str(separator)))
 
 
 def _allow_replace(text: str, old: str, new: str) -> None:
-    _allow(len(text) + (text.count(old) if len(new) > len(old) else 0) * len(new))
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, (str, list, tuple, bytes)):
-        _allow(len(value))
-    return value
+    allow(len(text) + (text.count(old) if len(new) > len(old) else 0) * len(new))
 
 
 def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,10 +243,10 @@ def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
             _allow_bits(10 * abs(int(args[1] if len(args) > 1 else kwargs.get("precision", 0))))
         if function.__name__ == "do_wordwrap" and len(args) > 1:
             inserted = args[4] if len(args) > 4 else kwargs.get("wrapstring")
-            _allow(len(str(args[1])) * len(inserted or ""))
+            allow(len(str(args[1])) * len(inserted or ""))
         if function.__name__ == "do_indent" and args:
             text, width = str(args[0]), args[1] if len(args) > 1 else kwargs.get("width", 4)
-            _allow(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))
+            allow(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))
         return function(*args, **kwargs)
 
     return checked
@@ -198,7 +265,7 @@ def _joined(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(eval_ctx: Any, items: Any, d: Any = "", attribute: Any = None) -> Any:
         _allow_join(items, d)
-        return _bounded(function(eval_ctx, items, d, attribute))
+        return function(eval_ctx, items, d, attribute)
 
     return checked
 

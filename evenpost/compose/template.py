@@ -21,7 +21,7 @@ from markupsafe import escape
 
 from evenpost.compose import limits
 from evenpost.compose.errors import ComposeError, TemplateError
-from evenpost.compose.sandbox import BOUNDED, COUNTED, ENCODED, Sandbox
+from evenpost.compose.sandbox import BOUNDED, COUNTED, ENCODED, KEPT, WEIGHED, Sandbox
 from evenpost.compose.transfer import (
     base64_text,
     encode_chunk,
@@ -39,6 +39,10 @@ _ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 _KEEPS = (nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.Block)
 """What leaves names behind in a context, or renders from it a second time."""
 _UNDEFINED = re.compile(r"'(\w+)' is undefined").fullmatch
+_GROWS = (nodes.For, nodes.Call, nodes.Filter, nodes.BinExpr, nodes.Concat)
+"""What can make more of a template than is in it."""
+_CAPTURES = (nodes.Macro, nodes.AssignBlock, nodes.CallBlock, nodes.FilterBlock)
+"""What keeps its output in memory until it is complete."""
 _PLAIN_NODES = (nodes.Output, nodes.TemplateData, nodes.Name)
 
 
@@ -199,7 +203,7 @@ def _compile_tree(name: str, tree: nodes.Template, sandbox: Sandbox, body: bool)
         return PlainPart(tree, html=bool(sandbox.autoescape), encoded=encoded, **about)
 
     keeps = _find(tree, *_KEEPS) is not None
-    bounded = _find(tree, nodes.For, nodes.Call) is not None
+    bounded = _find(tree, *_GROWS) is not None
     if (
         "self" in names
         or any(loop.recursive for loop in tree.find_all(nodes.For))
@@ -242,8 +246,8 @@ def _find(tree: nodes.Node, *types: type[nodes.Node]) -> nodes.Node | None:
     return next(tree.find_all(types), None)
 
 
-def _filtered(node: nodes.Node | None, filter_: str, near: nodes.Node) -> nodes.Filter:
-    wrapped = nodes.Filter(node, filter_, [], [], None, None, lineno=near.lineno)
+def _filtered(node: nodes.Node | None, filter_: str, near: nodes.Node, *args: nodes.Expr) -> nodes.Filter:
+    wrapped = nodes.Filter(node, filter_, list(args), [], None, None, lineno=near.lineno)
     return wrapped.set_environment(near.environment)  # type: ignore[arg-type, return-value]  # set by the parser
 
 
@@ -264,17 +268,40 @@ def _encode(node: nodes.Node) -> None:
 
 
 def _bound(tree: nodes.Template) -> None:
-    """Puts the sandbox's bounds where its environment can't see: loops, `~`, captured blocks."""
+    """Puts the sandbox's bounds where its environment can't see: loops, `~`, slices, comparisons, what is
+    captured, what a namespace keeps."""
     for loop in tree.find_all(nodes.For):
-        loop.iter = _filtered(loop.iter, COUNTED, loop)
-    for captured in tree.find_all(nodes.AssignBlock):
-        captured.filter = _filtered(captured.filter, BOUNDED, captured)
+        constant = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
+        steps = nodes.Const(1 + constant // 256, lineno=loop.lineno)
+        loop.iter = _filtered(loop.iter, COUNTED, loop, steps)
+    for capture in tree.find_all(_CAPTURES):
+        for output in capture.find_all(nodes.Output):
+            output.nodes[:] = [
+                n if isinstance(n, nodes.TemplateData) else _filtered(n, WEIGHED, n) for n in output.nodes
+            ]
+        if isinstance(capture, nodes.AssignBlock):
+            capture.filter = _filtered(capture.filter, BOUNDED, capture)
+    for assign in tree.find_all(nodes.Assign):
+        if isinstance(assign.target, nodes.NSRef):
+            assign.node = _filtered(assign.node, KEPT, assign)
+    compared: list[Any] = [*tree.find_all(nodes.Compare), *tree.find_all(nodes.Operand)]
+    for each in compared:
+        if not isinstance(each.expr, nodes.Const):
+            each.expr = _filtered(each.expr, WEIGHED, each)
     for node in list(tree.find_all(nodes.Node)):
         for name, value in list(node.iter_fields()):
-            if isinstance(value, nodes.Concat):
+            if _copies(value):
                 setattr(node, name, _filtered(value, BOUNDED, value))
             elif isinstance(value, list):
-                value[:] = [_filtered(v, BOUNDED, v) if isinstance(v, nodes.Concat) else v for v in value]
+                value[:] = [_filtered(v, BOUNDED, v) if _copies(v) else v for v in value]
+    for concat in tree.find_all(nodes.Concat):
+        concat.nodes = [n if isinstance(n, nodes.Const) else _filtered(n, WEIGHED, n) for n in concat.nodes]
+
+
+def _copies(node: Any) -> bool:
+    return isinstance(node, nodes.Concat) or (
+        isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
+    )
 
 
 def _at_most(chars_max: int, pieces: Iterator[str]) -> Iterator[str]:

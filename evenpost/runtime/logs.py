@@ -36,6 +36,11 @@ def _hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event
 
 
+def _console(colors: bool) -> structlog.dev.ConsoleRenderer:
+    # Its own choice, where rich is installed, shows each frame's local variables: passwords, addresses, mail.
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+
+
 def _to_json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     return _encode_json(dict(event)).decode()
 
@@ -61,7 +66,7 @@ def configure(
         processors.append(structlog.processors.format_exc_info)
     if not addresses:
         processors.append(_redact_event)
-    processors.append(structlog.dev.ConsoleRenderer(colors=out.isatty()) if console else _to_json)
+    processors.append(_console(out.isatty()) if console else _to_json)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -7,6 +7,7 @@ TOML key of the same name (`max_connections`); `config_option` reads the file.
 import difflib
 import math
 import os
+import stat
 import sys
 import tomllib
 from collections.abc import Callable, Collection
@@ -17,6 +18,7 @@ import click
 
 from evenpost import __version__
 from evenpost.runtime import logs
+from evenpost.runtime.secret import Secret
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -178,16 +180,25 @@ def version_option() -> Decorator[Any]:
     return click.version_option(__version__, "--version", message="%(prog)s %(version)s")
 
 
-def read_secret(path: Path) -> str:
-    """A secret from a file: its first line. Raises click.BadParameter that says what is wrong."""
+def read_secret(path: Path) -> Secret:
+    """A secret from a file: its first line. Warns where every account of this machine can read it too. Raises
+    click.BadParameter that says what is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            text, mode = file.read(), os.fstat(file.fileno()).st_mode
+    except OSError as error:
         raise click.BadParameter(f"can't read the secret in {path}: {error}") from None
+    except UnicodeDecodeError as error:
+        # The error's own words would show a byte of it.
+        raise click.BadParameter(
+            f"can't read the secret in {path}: byte {error.start} is not UTF-8"
+        ) from None
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        click.echo(f"Warning: everybody on this machine can read {path}: chmod 600 {path}", err=True)
     secret = text.split("\n", 1)[0].rstrip("\r")
     if not secret:
         raise click.BadParameter(f"{path} holds no secret: its first line is empty")
-    return secret
+    return Secret(secret)
 
 
 def run(command: click.Command, name: str) -> None:

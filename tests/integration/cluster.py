@@ -40,6 +40,8 @@ class Cluster:
         self.prefixes: dict[str, list[str]] = {}
         """What a process is started under, by its name: a network namespace, a clock of its own."""
         self.environments: dict[str, dict[str, str]] = {}
+        self.environment: dict[str, str] = {}
+        """On top of what processes get otherwise."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +69,7 @@ class Cluster:
     def start(self, name: str, command: list[str]) -> None:
         self.commands[name] = command
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
-        environment |= {"PYTHONPATH": str(ROOT)} | self.environments.get(name, {})
+        environment |= {"PYTHONPATH": str(ROOT)} | self.environment | self.environments.get(name, {})
         if points := self.failpoints.pop(name, ""):
             environment["EVENPOST_FAILPOINTS"] = points
         self.processes[name] = self.spawn(name, command, environment)

@@ -16,6 +16,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword, Session
 from aiosmtpd.smtp import Envelope as Received
 
+from evenpost.runtime.secret import Secret
 from tests.servers.certificates import Certificate, self_signed
 from tests.servers.ports import free_port
 from tests.servers.sink import SmtpSink
@@ -168,7 +169,7 @@ async def test_starttls_and_login(certificate: Certificate, auth: tuple[str, ...
     }
     with aiosmtpd_server(**options) as (port, inbox):
         config = ServerConfig(
-            "localhost", port, "required", "me", "secret", auth=auth, ca_file=str(certificate.chain)
+            "localhost", port, "required", "me", Secret("secret"), auth=auth, ca_file=str(certificate.chain)
         )
         await send(config, batch)
     assert batch.kinds == {"sent": 3}
@@ -202,7 +203,9 @@ async def test_a_wrong_password_fails_the_server_and_not_the_message(certificate
     batch = Messages(3)
     options = {"tls_context": server_context(certificate), "authenticator": only_me, "auth_required": True}
     with aiosmtpd_server(**options) as (port, _):
-        config = ServerConfig("localhost", port, "required", "me", "wrong", ca_file=str(certificate.chain))
+        config = ServerConfig(
+            "localhost", port, "required", "me", Secret("wrong"), ca_file=str(certificate.chain)
+        )
         await send(config, batch)
     assert {(one.kind, one.scope, one.stage, one.code) for one in batch.results.values()} == {
         ("not_sent", "server", Stage.AUTH, 535)

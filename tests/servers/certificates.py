@@ -14,8 +14,8 @@ class Certificate:
     key: Path
 
 
-def self_signed(folder: Path, name: str = "localhost") -> Certificate:
-    """A certificate for `name` and 127.0.0.1 that is valid for a day."""
+def self_signed(folder: Path, name: str = "localhost", *, expired: bool = False) -> Certificate:
+    """A certificate for `name` and 127.0.0.1 that is valid for a day, or was until yesterday."""
     # Here, since scripts/demo uses these servers without the test extras.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -34,8 +34,8 @@ def self_signed(folder: Path, name: str = "localhost") -> Certificate:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=3 if expired else 1))
+        .not_valid_after(now + datetime.timedelta(days=-1 if expired else 1))
         .add_extension(names, critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())

@@ -123,6 +123,11 @@ class RecordingServer(Server):
             for record in map(json.loads, self._lines())
         ]
 
+    def auth_lines(self) -> str:
+        """All that AUTH said, in its order."""
+        path = self.folder / "auth"
+        return path.read_text("latin-1") if path.exists() else ""
+
     def count(self) -> int:
         return len(self._lines())
 

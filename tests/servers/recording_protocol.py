@@ -70,6 +70,10 @@ class Recorder:
         }
         os.write(self._index, json.dumps(record).encode() + b"\n")
 
+    def store_auth(self, line: bytes) -> None:
+        with Path(self.options.folder, "auth").open("ab") as file:
+            file.write(line + b"\n")
+
 
 class Connection(asyncio.Protocol):
     """One client. While an answer is delayed nothing further is read from the buffer, so that
@@ -175,6 +179,9 @@ class Connection(asyncio.Protocol):
         elif verb == b"HELO":
             self._reset()
             self._decide("ehlo", line[5:].decode("latin-1"), "250 recorder.test")
+        elif verb == b"AUTH":
+            self._recorder.store_auth(line)
+            self._decide("auth", line[5:].decode("latin-1"), "235 2.7.0 Welcome")
         elif verb == b"RSET":
             self._reset()
             self._answer(OK)

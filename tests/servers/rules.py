@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Stage = Literal["connect", "ehlo", "mail", "rcpt", "data", "message"]
+Stage = Literal["connect", "ehlo", "auth", "mail", "rcpt", "data", "message"]
 Action = Literal["reply", "hang", "drop"]
 
 
@@ -16,7 +16,8 @@ class Rule:
     """At `stage`, for the addresses that match, give this answer.
 
     The stage "message" is the answer to the final dot. `match` is a shell pattern for the address:
-    the sender at "mail", the recipient from "rcpt" on, the EHLO name or "" before. `times` bounds
+    the sender at "mail", the recipient from "rcpt" on, the EHLO name or "" before; at "auth" for what
+    the command says. `times` bounds
     how often the rule holds for each address: Rule("rcpt", "450 4.2.0 later", times=1) greylists
     each recipient once. `action` "hang" never answers, "drop" closes the connection without an
     answer; a `reply` of 421 closes it after the answer. `accept=True` at "message" keeps the

@@ -2,16 +2,21 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from evenpost.runtime.secret import Secret
 from worker.smtp.auth import MECHANISMS
+from worker.smtp.pins import parse_pin
 
 TlsMode = Literal["required", "opportunistic", "none", "implicit"]
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _HELO_NAME = re.compile(r"[A-Za-z0-9._\[\]:-]+")
+
+
+NO_SECRET = Secret()
 
 
 class ConfigError(ValueError):
@@ -44,7 +49,7 @@ class ServerConfig:
     port: int = 25
     tls: TlsMode = "opportunistic"
     username: str = ""
-    password: str = field(default="", repr=False)
+    password: Secret = NO_SECRET
     auth: tuple[str, ...] = ("PLAIN", "LOGIN")
     """In order of preference."""
     cleartext_auth: bool = False
@@ -52,6 +57,8 @@ class ServerConfig:
     verify: bool = True
     ca_file: str = ""
     """PEM file of the authorities to trust; empty: the system's."""
+    tls_pins: tuple[str, ...] = ()
+    """`sha256:HEX` of certificates or keys, one of which the server has to show. Empty: any that verifies."""
     helo_name: str = ""
     """Empty: the host's name if it has a domain, else the connection's own address."""
     max_connections: int = 20
@@ -84,6 +91,14 @@ class ServerConfig:
                 "tls=none would send the password readable: use tls=required, or, on loopback, "
                 "cleartext_auth=yes"
             )
+        if self.tls_pins and self.tls not in ("required", "implicit"):
+            raise ConfigError(
+                f"with tls={self.tls} nobody has to show the certificate in tls_pin: use tls=required or smtps://"
+            )
+        try:
+            object.__setattr__(self, "tls_pins", tuple(map(parse_pin, self.tls_pins)))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         if self.helo_name and not _HELO_NAME.fullmatch(self.helo_name):
             raise ConfigError(f"helo={self.helo_name!r} is not a host name or [address]")
         for name in ("max_connections", "max_messages", "max_age_s", "idle_s"):
@@ -91,18 +106,23 @@ class ServerConfig:
                 raise ConfigError(f"{name} must be above 0")
 
     @classmethod
-    def from_url(cls, url: str, *, password: str = "", timeouts: Timeouts | None = None) -> "ServerConfig":
+    def from_url(
+        cls, url: str, *, password: Secret = NO_SECRET, timeouts: Timeouts | None = None
+    ) -> "ServerConfig":
         """`smtp://[USER@]HOST[:PORT][?tls=required&ca_file=...]`, or `smtps://` for TLS from the start.
 
-        The port is 25, or 587 with a user; smtps has 465. TLS is required with a user, off on
+        The port is 25, or 587 with a user; smtps has 465. TLS is required with a user or a pin, off on
         loopback without one, otherwise used where it is offered. Parameters: tls, verify, ca_file,
-        auth, cleartext_auth, helo.
+        tls_pin (several: with commas), auth, cleartext_auth, helo.
         """
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"{url!r} is not a URL: {error}") from None
+        except ValueError:
+            # What stands where the port should be may be a password: `smtp://user:secret`.
+            raise ConfigError(
+                "that is not a URL such as smtp://HOST:PORT or smtps://USER@HOST (a port has up to 5 digits)"
+            ) from None
         if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
             raise ConfigError(f"{_hidden(url)!r} should look like smtp://HOST:PORT or smtps://USER@HOST")
         if parts.password is not None:
@@ -116,6 +136,7 @@ class ServerConfig:
         username = unquote(parts.username or "")
         host = parts.hostname
         cleartext = _flag(parameters, "cleartext_auth", False)
+        pins = tuple(filter(None, parameters.pop("tls_pin", "").split(",")))
         tls: str = parameters.pop("tls", "")
         if parts.scheme == "smtps":
             if tls not in ("", "implicit"):
@@ -123,7 +144,7 @@ class ServerConfig:
             tls = "implicit"
         if not tls:
             clear = "none" if _is_loopback(host) else "opportunistic"
-            tls = "required" if username and not cleartext else clear
+            tls = "required" if pins or (username and not cleartext) else clear
         config = cls(
             host=host,
             port=port or (465 if tls == "implicit" else 587 if username else 25),
@@ -134,6 +155,7 @@ class ServerConfig:
             cleartext_auth=cleartext,
             verify=_flag(parameters, "verify", True),
             ca_file=parameters.pop("ca_file", ""),
+            tls_pins=pins,
             helo_name=parameters.pop("helo", ""),
             timeouts=timeouts or Timeouts(),
         )
@@ -182,4 +204,4 @@ def _flag(parameters: dict[str, str], name: str, default: bool) -> bool:
 
 def _hidden(url: str) -> str:
     """A URL for an error message, without a password that might be in it."""
-    return re.sub(r"//[^/]*@", "//...@", url)
+    return re.sub(r"(?s)^(\w+://)?.*@", r"\1...@", url)

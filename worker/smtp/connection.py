@@ -7,21 +7,27 @@ envelope out.
 
 import asyncio
 import os
+import select
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Protocol, assert_never, cast
 
-from worker.smtp.config import ConfigError, ServerConfig
+from worker.smtp.config import ServerConfig
 from worker.smtp.content import WireContent
 from worker.smtp.dial import dial
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, Ready, StartTls
 from worker.smtp.outcome import Cause, Result
 from worker.smtp.protocol import SmtpClient
+from worker.smtp.tls import PinError, advice, check_pins, tls_context
 from worker.smtp.turn import Turn
 
 TICK_S = 1.0
 """How often time-outs are looked at: they are minutes long, and a timer a message would cost."""
+
+
+HOLDS_MAX = 3
+"""Turns that a content waits for bytes that are there and not read yet: the loop reads them in the next."""
 
 
 class WithheldError(Exception):
@@ -79,6 +85,9 @@ class Connection(asyncio.Protocol):
         self._batch_exhausted = False
         self._wanted: Envelope | None = None  # its content is asked for at the end of the turn
         self._content: WireContent | None = None  # of _wanted, until it is written
+        self._poll: select.poll | None = None  # asks whether the server has said more than was read
+        self._holds = 0  # turns that _wanted has waited because it had
+        self._is_held = False
         self._waiter: asyncio.Future[None] | None = None  # who awaits open or send_batch
         self._tls_wanted = False
         self._paused = False
@@ -193,7 +202,7 @@ class Connection(asyncio.Protocol):
             if self._tls_wanted and self.closed is None:
                 await self._start_tls()
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            self._fail(Cause.TLS, _tls_advice(error, config))
+            self._fail(Cause.TLS, advice(error, config))
             self._set_gone()  # asyncio tells nobody of a connection lost in a TLS handshake
         finally:
             self._waiter = None
@@ -217,6 +226,7 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         self._transport = transport
+        check_pins(self._config, transport)
         self.has_tls = True
         self._client.tls_established()
         self._write()
@@ -232,13 +242,25 @@ class Connection(asyncio.Protocol):
         self._progress_at = self._loop.time()
         self._worn_at = self._progress_at + self._config.max_age_s
         self.has_tls = self._config.tls == "implicit"
+        if self.has_tls:
+            try:
+                check_pins(self._config, transport)
+            except PinError as error:
+                self._fail(Cause.TLS, str(error))
+                return
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN)
         helo_name = self._config.helo_name or _own_name(transport)
         self._client.start(helo_name, tls_active=self.has_tls)
         self._tick()
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._interpret(self._client.receive_data(data))
+            transport = self._transport
+            unwritten = transport.get_write_buffer_size() if transport is not None else 0
+            self._interpret(self._client.receive_data(data, unwritten))
         except Exception as error:  # noqa: BLE001  # the batch's own: for whoever awaits send_batch
             self._break(error)
 
@@ -288,6 +310,12 @@ class Connection(asyncio.Protocol):
         """For the turn."""
         if self._wanted is None or self._batch is None:
             return  # it has ended since
+        self._is_held = self._holds < HOLDS_MAX and self._hears_more()
+        if self._is_held:
+            self._holds += 1
+            self._turn.join(self)
+            return
+        self._holds = 0
         try:
             self._content = self._batch.content(self._wanted)
         except Exception as error:  # noqa: BLE001  # as above
@@ -295,7 +323,7 @@ class Connection(asyncio.Protocol):
 
     def depart(self) -> None:
         """For the turn."""
-        if self._wanted is None or self._batch is None:
+        if self._wanted is None or self._batch is None or self._is_held:
             return
         content, self._wanted, self._content = self._content, None, None
         try:
@@ -311,6 +339,12 @@ class Connection(asyncio.Protocol):
                 self._pump()
         except Exception as error:  # noqa: BLE001  # as above
             self._break(error)
+
+    def _hears_more(self) -> bool:
+        """Whether bytes, or the connection's end, have arrived that the loop hasn't brought here yet. A reply
+        that was there before the content is no answer to it; and to a server that has gone nothing is sent
+        that would then be `unknown`."""
+        return self._poll is not None and bool(self._poll.poll(0))
 
     def _pump(self) -> None:
         """Asks the batch for the envelopes that the core can take, and writes what there is."""
@@ -402,20 +436,6 @@ class Connection(asyncio.Protocol):
             self._timer = None
 
 
-def tls_context(config: ServerConfig) -> ssl.SSLContext | None:
-    """What this server's TLS needs; None where there is no TLS."""
-    if config.tls == "none":
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.ca_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"can't read certificates from ca_file {config.ca_file}: {error}") from None
-    if not config.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 def _own_name(transport: asyncio.Transport) -> str:
     """RFC 5321 4.1.3: a host without a domain gives its address."""
     name = socket.gethostname()
@@ -429,14 +449,3 @@ def _reason(error: OSError) -> str:
     if isinstance(error, socket.gaierror) or error.errno is None:
         return error.strerror or str(error)
     return os.strerror(error.errno)
-
-
-def _tls_advice(error: Exception, config: ServerConfig) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"the certificate of {config.host} isn't good: {error.verify_message}. If it is your own "
-            "server's, name its authority with ca_file="
-        )
-    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return f"{config.host}:{config.port} doesn't speak TLS: smtps:// is for ports with TLS from the start"
-    return f"no TLS with {config.host}:{config.port}: {str(error) or type(error).__name__}"

@@ -2,6 +2,8 @@
 
 from enum import Enum, auto
 
+import msgspec
+
 from worker.smtp import auth, capabilities
 from worker.smtp.capabilities import Capabilities
 from worker.smtp.config import ServerConfig
@@ -58,9 +60,7 @@ class Handshake:
             case Stage.AUTH:
                 if accepted:
                     return Next.READY
-                if reply.code == 334 and self._exchange is not None:
-                    return self._exchange.answer()
-                return classify(self.stage, reply)
+                return self._auth_answered(reply)
             case _:
                 return failure(Cause.PROTOCOL, self.stage, f"unexpected reply: {reply.code} {reply.text}")
 
@@ -96,6 +96,23 @@ class Handshake:
         self.stage = Stage.TLS
         return Next.START_TLS
 
+    def _auth_answered(self, reply: Reply) -> Step:
+        exchange = self._exchange
+        assert exchange is not None
+        if reply.code != 334:
+            return classify(self.stage, self._concealed(reply))
+        if exchange.given_up:
+            # It should have answered `*` with 501 (RFC 4954 4), and would ask for ever.
+            return failure(Cause.PROTOCOL, self.stage, "the server goes on asking for more in AUTH")
+        return exchange.answer()
+
+    def _concealed(self, reply: Reply) -> Reply:
+        return msgspec.structs.replace(reply, lines=tuple(map(self.conceal, reply.lines)))
+
+    def conceal(self, text: str) -> str:
+        """Without what we logged in with: servers repeat in a reply what they didn't understand."""
+        return self._exchange.conceal(text) if self._exchange is not None else text
+
     def _login(self) -> Step:
         config = self._config
         if not config.username:
@@ -114,5 +131,5 @@ class Handshake:
                 f"the server offers {', '.join(sorted(offered)) or 'no AUTH'}, "
                 f"we can log in by {', '.join(config.auth)}: set auth= to one of the server's",
             )
-        self._exchange = auth.begin(mechanism, config.username, config.password)
+        self._exchange = auth.begin(mechanism, config.username, config.password.reveal())
         return self._exchange.command

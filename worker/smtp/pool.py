@@ -16,10 +16,11 @@ from typing import cast
 
 from worker.concurrency import ConcurrencyLimit
 from worker.smtp.config import ServerConfig
-from worker.smtp.connection import Batch, Connection, tls_context
+from worker.smtp.connection import Batch, Connection
 from worker.smtp.outcome import Cause, Result, Stage, beside_others, failure, turned_away
 from worker.smtp.progress import Progress
 from worker.smtp.slots import Slots
+from worker.smtp.tls import tls_context
 from worker.smtp.turn import Turn
 from worker.smtp.watcher import Watcher
 

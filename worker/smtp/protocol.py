@@ -69,6 +69,7 @@ class SmtpClient:
         self._rest = memoryview(b"")  # of a write larger than WRITE_BYTES_MAX
         self._queued_bytes = 0
         self._handed_bytes = 0
+        self._unwritten_bytes = 0  # handed out, and not with the operating system when data last came
         self._dot_end_bytes = 0  # _queued_bytes when the last final dot was queued
 
     # -- what the owner asks ------------------------------------------------------------------
@@ -229,8 +230,11 @@ class SmtpClient:
         self.progress += 1
         return data
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    def receive_data(self, data: bytes, unwritten_bytes: int = 0) -> list[Event]:
+        """`unwritten_bytes` of what was handed out hadn't left this process when `data` came: no reply in it
+        can be the answer to them."""
         self._events = []
+        self._unwritten_bytes = unwritten_bytes
         if self.is_closed:
             return self._events
         if not self.is_ready and self.stage is Stage.TLS:
@@ -242,8 +246,14 @@ class SmtpClient:
             while (reply := self._parser.next_reply()) is not None:
                 self.progress += 1
                 self._receive_reply(reply)
+            if self._content_wanted and not self._parser.is_empty:
+                text = "more than the answer to DATA came: what follows it would be taken for the final dot's"
+                self._end(failure(Cause.PROTOCOL, _DATA, text))
         except ProtocolError as error:
-            self._end(failure(Cause.PROTOCOL, self.stage, str(error)))
+            text = str(error)
+            if not self.is_ready and self._handshake is not None:
+                text = self._handshake.conceal(text)
+            self._end(failure(Cause.PROTOCOL, self.stage, text))
         return self._events
 
     def receive_eof(self) -> list[Event]:
@@ -335,7 +345,7 @@ class SmtpClient:
     def _receive_dot(self, reply: Reply) -> None:
         envelope = self._dotted
         assert envelope is not None
-        if self._dot_is_out:
+        if self._handed_bytes - self._unwritten_bytes >= self._dot_end_bytes:
             if 300 <= reply.code < 400:
                 self._end(_nonsense(_DOT, reply))
                 return

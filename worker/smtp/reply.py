@@ -47,6 +47,7 @@ class ReplyParser:
         self._complete: deque[bytes] = deque()  # lines, without their LF
         self._partial = b""  # the beginning of a line, cut to LINE_BYTES_MAX
         self._texts: list[bytes] = []  # of the reply that is being read
+        self._class = b""  # the first digit of its code
         self._bytes = 0  # of that reply, counting what wasn't kept
         self._cache: dict[bytes, Reply] = {}
 
@@ -84,11 +85,16 @@ class ReplyParser:
         if match is None:
             raise ProtocolError(f"not an SMTP reply: {_shown(line)}")
         code, separator, text = match.groups(b"")
+        if not self._texts:
+            self._class = code[:1]
+        elif code[:1] != self._class:
+            # `550-no` and then `250 yes`: whatever is made of it, it mustn't count as sent.
+            raise ProtocolError(f"a reply that says {self._class.decode()}xx and then {code.decode()}")
         if len(self._texts) < LINES_MAX:
             self._texts.append(text)
         if separator == b"-":
             return None
-        # Should the lines have different codes, then the last one counts, as it does in Postfix.
+        # Should the lines have different codes of one class, then the last one counts, as it does in Postfix.
         reply = _reply(int(code), self._texts)
         if (
             len(self._texts) == 1

@@ -175,6 +175,18 @@ def test_options_of_the_programs_are_known_and_misspelled_ones_found(tmp_path: P
     assert "Did you mean 'max_connections'?" in texts[1] and "config: unknown key" in texts[2]
 
 
+def test_pins_are_passed_on_and_no_url_with_a_password_is_repeated(tmp_path: Path) -> None:
+    pins = ["sha256:" + digit * 64 for digit in "ab"]
+    (tmp_path / "c.toml").write_text(f"[[server]]\nsmtp = 'smtp://h.example'\ntls_pin = {pins}\n")
+    (worker,) = load(tmp_path / "c.toml", os.environ).workers
+    assert worker.arguments[-4:] == ("--tls-pin", pins[0], "--tls-pin", pins[1])
+    for url in ("smtp://u:s3cret", "u:s3cret@h.example", "http://u:s3cret@h.example", "smtp://u:s3cret@[h"):
+        (tmp_path / "c.toml").write_text(f"[[server]]\nsmtp = '{url}'\n")
+        with pytest.raises(InputError) as caught:
+            load(tmp_path / "c.toml", os.environ)
+        assert "s3cret" not in str(caught.value.problems)
+
+
 def test_a_workers_rate_is_checked_and_passed_on(tmp_path: Path) -> None:
     text = "[[server]]\nsmtp = 'smtp://h.example'\nrate = '14/s, 50000/day'\nagent = 'h.example:9999'\n"
     (tmp_path / "c.toml").write_text(text)

@@ -86,6 +86,16 @@ def test_option_beats_environment_beats_file(started: list[Settings], tmp_path: 
     assert (settings.rate, settings.agent, settings.agent_interval_s) == ("5/s", ("relay.example", 9999), 1)
 
 
+def test_pins_come_from_everywhere(started: list[Settings], tmp_path: Path) -> None:
+    pins = ["sha256:" + digit * 64 for digit in "abc"]
+    (tmp_path / "w.toml").write_text(f'smtp = "smtp://h"\ntls_pin = ["{pins[0]}", "{pins[1]}"]\n')
+    assert call("--config", "w.toml").exit_code == 0
+    assert call("--config", "w.toml", EVENPOST_TLS_PIN=f"{pins[1]} {pins[2]}").exit_code == 0
+    assert call("--config", "w.toml", "--tls-pin", pins[2], "--no-verify").exit_code == 0
+    assert [s.server.tls_pins for s in started] == [tuple(pins[:2]), tuple(pins[1:]), (pins[2],)]
+    assert {s.server.tls for s in started} == {"required"}
+
+
 def test_pool_has_one_name_everywhere(started: list[Settings], tmp_path: Path) -> None:
     file = tmp_path / "w.toml"
     file.write_text('smtp = "smtp://file.example"\npool = "bulk mail"\n')
@@ -127,7 +137,12 @@ def test_where_a_password_may_come_from(started: list[Settings], tmp_path: Path)
     call("--smtp", smtp, **environment)
     call("--smtp", smtp, CREDENTIALS_DIRECTORY=str(tmp_path))
     call("--smtp", "smtp://relay.example", **environment)  # meant for another worker
-    assert [s.server.password for s in started] == ["from file", "from environment", "from systemd", ""]
+    assert [s.server.password.reveal() for s in started] == [
+        "from file",
+        "from environment",
+        "from systemd",
+        "",
+    ]
     assert "from" not in repr(started[0])
 
 

@@ -138,12 +138,33 @@ def test_help_names_the_environment_twin() -> None:
 def test_a_secret_is_the_first_line_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("pass word \r\nnotes\n")
-    assert settings.read_secret(file) == "pass word "
+    assert settings.read_secret(file).reveal() == "pass word "
     file.write_text("\n")
     with pytest.raises(click.BadParameter, match="first line is empty"):
         settings.read_secret(file)
     with pytest.raises(click.BadParameter, match="can't read"):
         settings.read_secret(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True), (0o602, True)])
+def test_a_secret_that_all_can_read_is_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, warned: bool
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("hunter2\n")
+    file.chmod(mode)
+    settings.read_secret(file)
+    said = capsys.readouterr().err
+    assert (f"chmod 600 {file}" in said) == warned
+    assert "hunter2" not in said
+
+
+def test_a_secret_that_is_not_utf8_is_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"hunter2\xff")
+    with pytest.raises(click.BadParameter, match="byte 7 is not UTF-8") as caught:
+        settings.read_secret(file)
+    assert "hunter2" not in str(caught.value.message)
 
 
 def test_a_bug_becomes_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

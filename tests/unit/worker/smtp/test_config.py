@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from evenpost.runtime.secret import Secret
 from worker.smtp.config import ConfigError, ServerConfig
 
 
@@ -31,7 +32,7 @@ def test_defaults(url: str, port: int, tls: str, username: str) -> None:
 def test_parameters() -> None:
     config = ServerConfig.from_url(
         "smtp://u@h?tls=required&verify=no&ca_file=/etc/ca.pem&auth=xoauth2,plain&helo=me.example",
-        password="secret",
+        password=Secret("secret"),
     )
     assert config.auth == ("XOAUTH2", "PLAIN")
     assert not config.verify
@@ -47,6 +48,17 @@ def test_parameters() -> None:
         ("smtp://h:99999", "not a URL"),
         ("smtp://h:x", "not a URL"),
         ("smtp://u:secret@h", "in a file or in the environment"),
+        # Each is a way to get a URL with a password wrong: it isn't repeated.
+        ("smtp://u:secret", "not a URL"),
+        ("smtp://u:secret@h:99999", "not a URL"),
+        ("smtp://u:sec/secret@h", "not a URL"),
+        ("smtp://u:secret@[h", "not a URL"),
+        ("smtp://u:1/secret@h", "nothing may follow"),
+        ("u:secret@h:25", "should look like"),
+        ("http://u:secret@h", "should look like"),
+        ("smtp://u@secret@h/x", "nothing may follow"),
+        ("smtp://h?tls_pin=sha256:ab&tls=required", "should be sha256: and 64 hexadecimal digits"),
+        ("smtp://h?tls=none&tls_pin=sha256:" + "ab" * 32, "nobody has to show"),
         ("smtp://h/path", "nothing may follow"),
         ("smtp://h?tls=maybe", "tls=maybe"),
         ("smtps://h?tls=required", "for STARTTLS use smtp://"),
@@ -73,12 +85,19 @@ def test_a_connection_carries_and_lasts_something(name: str) -> None:
         dataclasses.replace(ServerConfig("h"), **{name: 0})
 
 
+def test_pins() -> None:
+    pins = ["sha256:" + digit * 64 for digit in "aB"]
+    for host in ("relay.example", "localhost"):
+        config = ServerConfig.from_url(f"smtp://{host}?tls_pin={','.join(pins)}")
+        assert (config.tls, config.tls_pins) == ("required", (pins[0], pins[1].lower()))
+
+
 def test_the_password_is_not_in_the_repr() -> None:
-    config = ServerConfig.from_url("smtp://u@h", password="hunter2")
+    config = ServerConfig.from_url("smtp://u@h", password=Secret("hunter2"))
     assert "hunter2" not in repr(config)
-    assert dataclasses.replace(config, port=26).password == "hunter2"
+    assert dataclasses.replace(config, port=26).password.reveal() == "hunter2"
 
 
 def test_a_password_needs_a_user() -> None:
     with pytest.raises(ConfigError, match="no user"):
-        ServerConfig("h", password="x")
+        ServerConfig("h", password=Secret("x"))

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from evenpost.runtime.secret import Secret
 from worker.smtp.config import ServerConfig
 from worker.smtp.events import Closed, Event, Ready, StartTls
 from worker.smtp.outcome import Result, Stage
@@ -40,7 +41,7 @@ def failed(events: list[Event]) -> Result:
 
 
 def with_user(tls: str, **options: object) -> ServerConfig:
-    return ServerConfig("127.0.0.1", tls=tls, username="me", password="pass", **options)  # type: ignore[arg-type]
+    return ServerConfig("127.0.0.1", tls=tls, username="me", password=Secret("pass"), **options)  # type: ignore[arg-type]
 
 
 def test_plain() -> None:

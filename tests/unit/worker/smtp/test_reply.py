@@ -27,7 +27,7 @@ def replies(*chunks: bytes) -> list[Reply]:
         # RFC 2034: the class has to be the code's, so this is text.
         (b"550 2.0.0 what\r\n", Reply(550, None, ("2.0.0 what",))),
         (b"250 2.0.0.1 is a version\r\n", Reply(250, None, ("2.0.0.1 is a version",))),
-        (b"250-first\r\n451 last counts\r\n", Reply(451, None, ("first", "last counts"))),
+        (b"450-first\r\n451 last counts\r\n", Reply(451, None, ("first", "last counts"))),
         (b"250 caf\xe9 \x1b[31mred\x00\r\n", Reply(250, None, ("caf� �[31mred�",))),
         ("250 grüß\r\n".encode(), Reply(250, None, ("grüß",))),
     ],
@@ -60,9 +60,15 @@ def test_a_long_line_is_cut() -> None:
 
 
 def test_a_long_reply_loses_its_end_but_not_its_code() -> None:
-    [reply] = replies(b"250-line\r\n" * 10_000 + b"451 end\r\n")
+    [reply] = replies(b"450-line\r\n" * 10_000 + b"451 end\r\n")
     assert reply.code == 451
     assert len(reply.lines) == LINES_MAX
+
+
+@pytest.mark.parametrize("data", [b"550-no\r\n250 yes\r\n", b"250-yes\r\n550 no\r\n", b"250-\r\n354 go\r\n"])
+def test_a_reply_that_says_yes_and_no_is_none(data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="xx and then"):
+        replies(data)
 
 
 @pytest.mark.parametrize("line", [b"250-and so on\r\n", b"x"])

@@ -97,6 +97,11 @@ class Wire:
     def is_closing(self) -> bool:
         return False
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str) -> None: ...
+
     def close(self) -> None: ...
 
     def abort(self) -> None: ...

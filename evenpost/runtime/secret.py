@@ -1,0 +1,48 @@
+"""Passwords, tokens and keys, never shown: not by `repr`, an f-string, a log, a trace back or a pickle."""
+
+import hmac
+from typing import Any, NoReturn, Self
+
+HIDDEN = "***"
+
+
+class Secret:
+    """A text that only `reveal()` gives. Empty is false: there is no secret."""
+
+    __slots__ = ("__text",)
+
+    def __init__(self, text: str = "") -> None:
+        self.__text = text
+
+    def reveal(self) -> str:
+        """The secret. Call it where it is used, and keep the result in no variable that lives on."""
+        return self.__text
+
+    def __bool__(self) -> bool:
+        return bool(self.__text)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        # In constant time: how long a comparison takes would tell how much of a guess is right.
+        return hmac.compare_digest(self.__text.encode(), other.__text.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self.__text))
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return HIDDEN
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a secret isn't pickled: it would be readable wherever the pickle goes")
