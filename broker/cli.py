@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
+from broker.cli_limits import limit_options, parse_limits
 from broker.core.settings import Settings as CoreSettings
 from broker.settings import Settings
 from broker.settings_file import TABLES, read_domains, read_senders
@@ -117,6 +118,7 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     callback=_resolver,
     help="The name server for [[domain]] groups by mail exchanger, an IP address. Not given: the system's.",
 )
+@limit_options
 @log_options
 @version_option()
 def command(
@@ -137,6 +139,7 @@ def command(
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
+    **limits: Any,
 ) -> int:
     """Takes campaigns in, keeps them on disk, and gives each message to the least busy SMTP server.
 
@@ -155,6 +158,7 @@ def command(
         raise click.UsageError(f"--lease {lease} is shorter than three heartbeats of {heartbeat} s")
     if retry_max < retry_initial:
         raise click.UsageError(f"--retry-max {retry_max} is less than --retry-initial {retry_initial}")
+    allowed = parse_limits(limits)
     logs.configure("broker", level=log_level, format=log_format, addresses=log_addresses)
     core = CoreSettings(
         heartbeat_s=heartbeat,
@@ -170,7 +174,18 @@ def command(
         dispatch_log_s=dispatch_log,
     )
     try:
-        broker = Broker(Settings(clients, workers, journal, dns_resolver, core))
+        broker = Broker(
+            Settings(
+                clients=clients,
+                workers=workers,
+                journal=journal,
+                dns_resolver=dns_resolver,
+                client_limits=allowed.clients,
+                worker_limits=allowed.workers,
+                memory_max_bytes=allowed.memory_max_bytes,
+                core=core,
+            )
+        )
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()
