@@ -56,7 +56,7 @@ from broker.settings import Settings
 from evenpost import __version__
 from evenpost.runtime import logs, sockets
 from evenpost.runtime.clock import now
-from evenpost.wire import codec
+from evenpost.wire import codec, limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -74,7 +74,7 @@ class Broker:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._clients = sockets.router(self._context, settings.clients)
-            self._workers = sockets.router(self._context, settings.workers)
+            self._workers = sockets.router(self._context, settings.workers, limits.WORKER_FRAME_BYTES_MAX)
         except sockets.EndpointError:
             self._context.destroy(0)
             self._journal.close()
