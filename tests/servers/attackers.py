@@ -176,7 +176,7 @@ def huge_frames(address: tuple[str, int], chance: random.Random) -> Iterator[Non
 
 def many_frames(address: tuple[str, int], chance: random.Random) -> Iterator[None]:
     """Messages of very many frames; most of them have no end."""
-    some = frame(b"", more=True) * 20_000
+    some = frame(b"", more=True) * 1_000
     return _talk(address, lambda: some + (frame(b"") if chance.random() < 0.1 else b""))
 
 
@@ -190,10 +190,10 @@ ATTACKS: dict[str, tuple[Attack, float]] = {
     "garbage_frames": (garbage_frames, 2_000.0),
     "bombs": (bombs, 2.0),
     "huge_frames": (huge_frames, 2.0),
-    "many_frames": (many_frames, 5.0),
+    "many_frames": (many_frames, 10.0),
 }
 """Each with its steps a second: 2,000 messages where it is messages, less where a step is a connection or
-has megabytes."""
+has megabytes, or thousands of frames."""
 
 
 def attack(kind: str, address: tuple[str, int], rate: float, seed: int) -> None:
