@@ -26,6 +26,9 @@ is thrown away frame by frame, and its sender's connection ended."""
 DROPPING_TURN_S = 0.005
 """Frames are thrown away for so long in a turn; each takes some 3 us, and there may be millions."""
 FRAMES_DROPPED_AT_ONCE = 500
+REST_S = 0.005
+"""After a turn in which something was refused, the endpoint isn't looked at for so long: to be woken for each
+of a flood's messages costs more than they do. Others behind the same endpoint wait as long."""
 TOO_FAST = wire.Error(Code.BUSY, "more messages or bytes a second than one peer may send: wait")
 
 Identify = Callable[[zmq.Frame], str]
@@ -49,8 +52,9 @@ class Gate:
         identify: Identify = nobody,
         left: Callable[[bytes], None] = lambda _: None,
     ) -> None:
-        """`may_wait`: these peers obey `busy`. The others' connections are ended when they send too much:
-        then they come back and say what is due. `left` is told of each peer whose connection has ended."""
+        """`may_wait`: these peers obey `busy` and send again. Of the others something was lost once they are
+        refused: their connections are ended when they have calmed down, and they say all that is due anew.
+        `left` is told of each peer whose connection has ended."""
         self.guard = Guard(limits)
         self.connections = Connections(context, router, limits.connections_max)
         self._name = name
@@ -59,6 +63,10 @@ class Gate:
         self._may_wait = may_wait
         self._identify = identify
         self._left = left
+        self.rests_until = 0.0
+        """Call `receive` only after this (monotonic)."""
+        self._refused = False
+        """In this turn, something."""
         self._dropping = False
         """In the middle of a message with too many frames."""
 
@@ -81,10 +89,16 @@ class Gate:
             self.connections.refused = 0
             self._note("connections", f"more than {most} connections: the newest were ended", refused)
 
-    def receive(self, handle: Callable[[bytes, list[bytes]], None]) -> None:
-        """Hands messages on until none is left or the turn is over. `handle` may raise WireError."""
-        if self._dropping and not self._drop_frames():
-            return
+    def receive(self, handle: Callable[[bytes, list[bytes]], None], rest_s: float = 0.0) -> None:
+        """Hands messages on until none is left or the turn is over, and rests then: for `rest_s`, or longer
+        if something was refused. `handle` may raise WireError."""
+        self._refused = False
+        if not self._dropping or self._drop_frames():
+            self._receive(handle)
+        rest_s = REST_S if self._refused and not self._dropping else rest_s
+        self.rests_until = time.monotonic() + rest_s if rest_s else 0.0
+
+    def _receive(self, handle: Callable[[bytes, list[bytes]], None]) -> None:
         until = time.monotonic() + TURN_S
         for _ in range(RECEIVED_PER_TURN_MAX):
             try:
@@ -116,7 +130,7 @@ class Gate:
             if len(frames) < 2:
                 frames.append(router.recv())
             else:
-                router.recv_into(bytearray(1))
+                router.recv_into(bytearray())
                 frames.append(b"")
         if connection is not None:
             connection.took(frames)
@@ -139,7 +153,7 @@ class Gate:
     def _drop_frames(self) -> bool:
         """Throws away the rest of a message, some of it; true when that was all."""
         until = time.monotonic() + DROPPING_TURN_S
-        more, drop, nowhere = self._router.getsockopt, self._router.recv_into, bytearray(1)
+        more, drop, nowhere = self._router.getsockopt, self._router.recv_into, bytearray()
         while time.monotonic() < until:
             for _ in range(FRAMES_DROPPED_AT_ONCE):
                 if not more(zmq.RCVMORE):
@@ -154,10 +168,12 @@ class Gate:
         verdict = self.guard.admit(peer, sum(map(len, frames)), now)
         if verdict is not Verdict.TAKE:
             self._note("busy", TOO_FAST.message)
-            if not self._may_wait:
-                self.connections.end(peer)
-            elif verdict is Verdict.REFUSE:
+            if verdict is Verdict.REFUSE:
                 self.send(peer, codec.encode(TOO_FAST, codec.request_of(frames)))
+            return
+        if not self._may_wait and self.guard.has_lost(peer):
+            self._note("lost", "a worker sent too much, or what can't be accepted: it has to say hello anew")
+            self.connections.end(peer)
             return
         try:
             handle(peer, frames)
@@ -196,4 +212,5 @@ class Gate:
             self._note("memory", text, len(cut))
 
     def _note(self, code: str, text: str, count: int = 1) -> None:
+        self._refused = True
         self._rejections.add(self._name, code, text, count)

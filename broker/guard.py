@@ -47,7 +47,7 @@ BYTES_BURST_S = 4.0
 QUESTIONS_BURST_S = 0.3
 GARBAGE_SHARE = 0.02
 """Of the broker's time, for what one connection sends and can't be accepted."""
-GARBAGE_BURST_S = 0.1
+GARBAGE_BURST_S = 0.02
 SILENCE_S = 1.0
 """Who spent that isn't listened to for so long: what comes is thrown away unread."""
 ANSWERS_PER_S = 20.0
@@ -126,6 +126,8 @@ class Peer:
     in_flight: dict[int, int] = field(default_factory=dict)
     """Unanswered requests by number, with their bytes."""
     in_flight_bytes: int = 0
+    lost: bool = False
+    """Something of it was thrown away."""
     gone: bool = False
 
 
@@ -135,8 +137,6 @@ class Guard:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.waiting_bytes = 0
-        self.dropped = 0
-        """Messages that were thrown away without a word."""
         self._peers: dict[bytes, Peer] = {}
         self._accounts: dict[Hashable, Account] = {}
         self._identities: dict[bytes, Hashable] = {}
@@ -191,14 +191,19 @@ class Guard:
         known = self._peers[peer]
         messages, volume = known.messages, known.bytes
         if now < known.silent_until:
-            self.dropped += 1
+            known.lost = True
             return Verdict.DROP
         if messages.has(now) and volume.has(now) and known.account.bytes.has(now):
             messages.take(1, now)
             volume.take(size, now)
             known.account.bytes.take(size, now)
             return Verdict.TAKE
+        known.lost = True
         return Verdict.REFUSE if self.may_answer(peer, now) else Verdict.DROP
+
+    def has_lost(self, peer: bytes) -> bool:
+        """Whether anything that this connection sent wasn't looked at."""
+        return self._peers[peer].lost
 
     def rejected(self, peer: bytes, seconds: float, now: float) -> bool:
         """A message couldn't be accepted, and to find that out took `seconds`. Whether to say so."""
@@ -209,12 +214,11 @@ class Guard:
         return self.may_answer(peer, now)
 
     def may_answer(self, peer: bytes, now: float) -> bool:
-        """Whether one more refusal may be sent; false counts as a message dropped."""
+        """Whether one more refusal may be sent."""
         answers = self._peers[peer].answers
         if answers.left(now) >= 1:
             answers.take(1, now)
             return True
-        self.dropped += 1
         return False
 
     # --- requests -----------------------------------------------------------------------------
