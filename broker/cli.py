@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from broker import journal_cli
+from broker.cli_limits import limit_options, parse_limits
 from broker.core.settings import Settings as CoreSettings
 from broker.settings import Settings
 from broker.settings_file import TABLES, read_domains, read_senders
@@ -149,11 +150,13 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     metavar="DAYS",
     help="A campaign's recipients are kept so long after its end, then its counts only. 0: for ever.",
 )
+@limit_options
 @log_options
 @version_option()
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     config: Path | None,
     clients: str,
     workers: str,
@@ -175,6 +178,7 @@ def command(
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
+    **limits: Any,
 ) -> int:
     """Takes campaigns in, keeps them on disk, and gives each message to the least busy SMTP server.
 
@@ -196,6 +200,7 @@ def command(
         raise click.UsageError(f"--lease {lease} is shorter than three heartbeats of {heartbeat} s")
     if retry_max < retry_initial:
         raise click.UsageError(f"--retry-max {retry_max} is less than --retry-initial {retry_initial}")
+    allowed = parse_limits(limits)
     logs.configure("broker", level=log_level, format=log_format, addresses=log_addresses)
     core = CoreSettings(
         heartbeat_s=heartbeat,
@@ -216,9 +221,19 @@ def command(
 
         make_broker = failing(failpoints)
     try:
-        reserve = int(disk_reserve * 1_000_000)
-        settings = Settings(clients, workers, journal, reserve, dns_resolver, retain_days, core)
-        broker = take_over(make_broker, settings, wait_for_journal)
+        chosen = Settings(
+            clients=clients,
+            workers=workers,
+            journal=journal,
+            disk_reserve=int(disk_reserve * 1_000_000),
+            dns_resolver=dns_resolver,
+            retain_days=retain_days,
+            client_limits=allowed.clients,
+            worker_limits=allowed.workers,
+            memory_max_bytes=allowed.memory_max_bytes,
+            core=core,
+        )
+        broker = take_over(make_broker, chosen, wait_for_journal)
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()

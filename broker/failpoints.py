@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from broker.core.commands import AddCampaign, AddRecipients, Change, SetCampaign, SetMessages, SetSent
 from broker.core.events import Event, FromClient, FromWorker, HeldRead, LookedUp, Reopened
 from broker.core.state import Stored
+from broker.gate import Gate
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
 from broker.service import Broker
@@ -131,10 +130,19 @@ class FailingBroker(Broker):
             self._points.hit(name)
         super()._handle(event)
 
-    def _send(self, router: zmq.Socket[bytes], peer: bytes, frames: list[bytes]) -> bool:
+    def _open_gate(self, *given: Any, **options: Any) -> Gate:
+        return FailingGate(self._points, *given, **options)
+
+
+class FailingGate(Gate):
+    def __init__(self, points: FailPoints, *given: Any, **options: Any) -> None:
+        self._points = points
+        super().__init__(*given, **options)
+
+    def send(self, peer: bytes, frames: list[bytes]) -> bool:
         type_ = codec.type_of(frames)
         self._points.hit(_BEFORE_SENT.get(type_, ""))
-        sent = super()._send(router, peer, frames)
+        sent = super().send(peer, frames)
         self._points.hit(_AFTER_SENT.get(type_, ""))
         return sent
 

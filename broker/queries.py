@@ -1,12 +1,12 @@
 """Clients' questions, answered from memory and journal: STATUS, REPORT, TRACE, EXPLAIN, SERVERS."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from broker.core import views
 from broker.core.dispatcher import Dispatcher
 from broker.core.explain import explanation
 from broker.core.state import Campaign, Stored, index_of
-from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal, ReportLine
 from broker.retention import compacted_text
 from evenpost.runtime.clock import Now
@@ -20,8 +20,14 @@ SCAN_ROWS_MAX = 50_000
 Answer = Callable[[wire.Message], None]
 
 
+class Reader(Protocol):
+    """What runs a read of the journal when its turn comes: `done` gets what `run` gave."""
+
+    def read(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None: ...
+
+
 class Queries:
-    def __init__(self, core: Dispatcher, journal: Journal, queue: GroupCommit) -> None:
+    def __init__(self, core: Dispatcher, journal: Journal, queue: Reader) -> None:
         self._core = core
         self._state = core.state
         self._journal = journal

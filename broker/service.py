@@ -10,14 +10,14 @@ import random
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 import zmq
 
-from broker.asking import QUESTIONS_MAX, Asking
+from broker.admission import Admission
 from broker.core.commands import (
     Command,
     Log,
@@ -45,32 +45,33 @@ from broker.core.events import (
     Tick,
 )
 from broker.disk_space import DiskSpace, Room
+from broker.gate import Gate
 from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
+from broker.memory import MemoryWatch
 from broker.opening import Opening
-from broker.queries import Queries
+from broker.questions import Questions
+from broker.rejections import Rejections
 from broker.reopening import Reopening
 from broker.settings import Settings
 from broker.upkeep import Upkeep
-from broker.watchers import Watchers
 from evenpost import __version__
 from evenpost.runtime import logs, sockets
 from evenpost.runtime.clock import now
 from evenpost.runtime.clock_log import follow_clock
-from evenpost.wire import codec
+from evenpost.wire import codec, limits
 from evenpost.wire import messages as wire
-from evenpost.wire.errors import Code, WireError
+from evenpost.wire.errors import Code
 
 if TYPE_CHECKING:
     from broker.mx import MxLookups
 
 TICK_S = 0.1
-RECEIVED_PER_TURN_MAX = 200
-"""Messages taken from one socket before the other, the core and the journal get their turn."""
-ROWS_WAITING_MAX = 200_000
-"""Rows in front of the journal at which clients are asked to wait: about 50 MB."""
+CLIENTS_REST_S = 0.002
+"""While mail is going out, clients are listened to at most so often: 200 requests in one turn of the loop
+cost less than three in a turn each."""
 
 
 class Broker:
@@ -81,11 +82,20 @@ class Broker:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._clients = sockets.router(self._context, settings.clients)
-            self._workers = sockets.router(self._context, settings.workers)
+            self._workers = sockets.router(self._context, settings.workers, limits.WORKER_FRAME_BYTES_MAX)
         except sockets.EndpointError:
             self._context.destroy(0)
             self._journal.close()
             raise
+        self._rejections = Rejections()
+        self._client_gate = self._open_gate(
+            "clients", self._context, self._clients, settings.client_limits, self._rejections,
+            may_wait=True, left=self._client_left,
+        )  # fmt: skip
+        self._worker_gate = self._open_gate(
+            "workers", self._context, self._workers, settings.worker_limits, self._rejections, may_wait=False
+        )
+        self._memory = MemoryWatch(settings.memory_max_bytes, (self._client_gate, self._worker_gate))
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
@@ -102,20 +112,22 @@ class Broker:
             batches=self._journal.batches(),
             now=now(),
         )
-        state = self._core.state
         self._opening = Opening(self._journal, self._queue, self._handle)
-        self._queries = Queries(self._core, self._journal, self._queue)
-        self._watchers = Watchers(state, self._queries, self._reply)
+        self._questions = Questions(
+            self._core, self._journal, self._queue, self._client_gate.guard, self._reply
+        )
+        self._admission = Admission(self._client_gate.guard, self._core.state, self._queue)
         self._mx = mx_lookups(settings, self._wake, self._mx_found)
         self._stopping = 0
         self._disk = DiskSpace(settings.journal, settings.disk_reserve, self._log)
-        self._rejected: dict[tuple[str, str], int] = {}
-        self._asking = Asking()
         self._settings = settings
         self._upkeep = Upkeep(settings, self._journal, self._queue, self._wake)
 
     def _open_journal(self, path: Path) -> SqliteJournal:
         return SqliteJournal(path)
+
+    def _open_gate(self, *given: Any, **options: Any) -> Gate:
+        return Gate(*given, **options)
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -148,16 +160,20 @@ class Broker:
         finally:
             self._upkeep.close(now())
             signal.set_wakeup_fd(-1)
+            self._client_gate.close()
+            self._worker_gate.close()
             self._context.destroy(linger=500)
         self._journal.close()
         self._log.info("broker.stopped")
         return 0
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._clients, zmq.POLLIN)
-        poller.register(self._workers, zmq.POLLIN)
-        poller.register(self._wake_receiver, zmq.POLLIN)
+        always = (self._wake_receiver, self._client_gate.monitor, self._worker_gate.monitor)
+        pollers = {
+            (clients, workers): poller_of(*always, *[self._clients] * clients, *[self._workers] * workers)
+            for clients in (False, True)
+            for workers in (False, True)
+        }
         next_tick = 0.0
         turned_at = now().mono
         heartbeat_s = self._settings.core.heartbeat_s
@@ -165,6 +181,12 @@ class Broker:
             time = now()
             halted = self._core.state.halted
             next_at = next_tick if halted else min(next_tick, self._core.next_at())
+            clients_rest, workers_rest = self._client_gate.rests_until, self._worker_gate.rests_until
+            if clients_rest > time.mono:
+                next_at = min(next_at, clients_rest)
+            if workers_rest > time.mono:
+                next_at = min(next_at, workers_rest)
+            poller = pollers[clients_rest <= time.mono, workers_rest <= time.mono]
             wait_s = max(0.0, min(next_at - time.mono, self._queue.wait_s(time.mono)))
             ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
             if self._wake_receiver.fileno() in ready:
@@ -177,10 +199,14 @@ class Broker:
                 # This process was frozen, its workers weren't: hear what they said before judging them.
                 next_tick = time.mono + heartbeat_s
             turned_at = time.mono
+            for gate in (self._worker_gate, self._client_gate):
+                if gate.monitor in ready:
+                    gate.events()
             if self._workers in ready:
-                self._receive(self._workers, self._from_worker)
+                self._worker_gate.receive(self._from_worker)
             if self._clients in ready:
-                self._receive(self._clients, self._from_client)
+                rest_s = CLIENTS_REST_S if self._core.state.batches else 0.0
+                self._client_gate.receive(self._from_client, rest_s)
             time = now()
             if time.mono >= next_tick:
                 next_tick = time.mono + TICK_S
@@ -190,9 +216,11 @@ class Broker:
                     self._handle(ClockSet(followed_s))
                     time = now()
                 self._handle(Tick())
-                self._watchers.tick(time)
+                self._questions.tick(time)
                 self._upkeep.tick(time)
-                self._report_rejected()
+                self._admission.tick(time.mono)
+                self._memory.step(time.mono)
+                self._execute(self._rejections.due(time.mono))
             if not self._core.state.halted:
                 self._execute(self._core.dispatch(time))
             self._queue.step(time.mono)
@@ -217,20 +245,6 @@ class Broker:
 
     # --- what comes in ------------------------------------------------------------------------
 
-    def _receive(self, router: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None]) -> None:
-        for _ in range(RECEIVED_PER_TURN_MAX):
-            try:
-                peer, *frames = router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                handle(peer, frames)
-            except WireError as error:
-                key = ("workers" if router is self._workers else "clients", error.message)
-                self._rejected[key] = self._rejected.get(key, 0) + 1
-                answer = wire.Error(error.code, error.message)
-                self._send(router, peer, codec.encode(answer, codec.request_of(frames)))
-
     def _from_worker(self, peer: bytes, frames: list[bytes]) -> None:
         envelope = codec.decode(frames, wire.FROM_WORKER)
         self._handle(FromWorker(peer, envelope.request, envelope.message))
@@ -242,6 +256,9 @@ class Broker:
         def answer(reply: wire.Message) -> None:
             self._reply(peer, request, reply)
 
+        if refusal := self._admission.refusal(peer, request, message, sum(map(len, frames))):
+            answer(wire.Error(Code.BUSY, refusal))
+            return
         match message:
             case wire.Hello():
                 answer(wire.Welcome(self._name, __version__))
@@ -249,36 +266,22 @@ class Broker:
                 answer(wire.Error(Code.BUSY, self._disk.refusal))
             case wire.OpenCampaign():
                 self._opening.open(peer, request, message)
-            case wire.Status():
-                self._queries.status(message, now(), answer)
-            case wire.Watch():
-                self._watchers.watch(peer, request, message, now())
-            case wire.Report() | wire.Trace() | wire.Explain() if self._asking.has_enough(peer):
-                answer(wire.Error(Code.BUSY, f"{QUESTIONS_MAX} of your questions are open: wait"))
-            case wire.Report():
-                self._queries.report(message, self._asking.counted(peer, answer))
-            case wire.Trace():
-                self._queries.trace(message, self._asking.counted(peer, answer))
-            case wire.Servers():
-                answer(wire.ServersReply(self._queries.workers(now())))
-            case wire.Explain():
-                self._queries.explain(message, now(), self._asking.counted(peer, answer))
-            case wire.Recipients() if self._queue.rows_waiting > ROWS_WAITING_MAX:
-                answer(wire.Error(Code.BUSY, "more recipients are coming in than the disk takes: wait"))
+            case (
+                wire.Status() | wire.Watch() | wire.Report() | wire.Trace() | wire.Servers() | wire.Explain()
+            ):
+                self._questions.ask(peer, request, message, answer)
             case _:
                 self._handle(FromClient(peer, request, message))
 
-    def _report_rejected(self) -> None:
-        for (endpoint, message), count in self._rejected.items():
-            self._log.warning("peer.rejected", endpoint=endpoint, error=message, count=count)
-        self._rejected.clear()
+    def _client_left(self, peer: bytes) -> None:
+        self._questions.forget(peer)
 
     # --- what the core wants done -------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
         self._execute(self._core.handle(event, now()))
 
-    def _execute(self, commands: list[Command] | tuple[Reply | ToWorker | Raise, ...]) -> None:
+    def _execute(self, commands: Sequence[Command]) -> None:
         for command in commands:
             match command:
                 case SendBatch():
@@ -287,7 +290,7 @@ class Broker:
                     self._persist(command)
                 case ToWorker():
                     frames = codec.encode(command.message, command.request)
-                    self._send(self._workers, command.peer, frames)
+                    self._worker_gate.send(command.peer, frames)
                 case Reply():
                     self._reply(command.peer, command.request, command.message)
                 case Log():
@@ -310,38 +313,34 @@ class Broker:
         done = partial(self._execute, command.then)
         self._queue.write(command.changes, done, urgent=not command.can_wait)
 
-    def _send(self, router: zmq.Socket[bytes], peer: bytes, frames: list[bytes]) -> bool:
-        """False where the peer has gone or doesn't read."""
-        try:
-            router.send_multipart([peer, *frames], zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return False
-        return True
-
     def _reply(self, peer: bytes, request: int, message: wire.Message) -> None:
-        if not self._send(self._clients, peer, codec.encode(message, request)):
-            self._watchers.forget(peer)
+        self._admission.answered(peer, request, message)
+        if not self._client_gate.send(peer, codec.encode(message, request)):
+            self._questions.forget(peer)
 
     def _send_batch(self, command: SendBatch) -> None:
         body = {"batch": command.batch, "campaign": command.campaign, "items": command.items}
-        if not self._send(self._workers, command.peer, codec.encode_raw(wire.Type.BATCH, body)):
+        if not self._worker_gate.send(command.peer, codec.encode_raw(wire.Type.BATCH, body)):
             self._handle(SendFailed(command.peer, command.batch))
 
     def _send_template(self, command: SendTemplate) -> None:
         campaign = command.campaign
         template = codec.unpack_struct(campaign.template, wire.Template)
         message = wire.CampaignTemplate(campaign.number, campaign.id, campaign.created_at, template)
-        self._send(self._workers, command.peer, codec.encode(message))
+        self._worker_gate.send(command.peer, codec.encode(message))
 
     def _reopen(self, command: Reopen) -> None:
         def refuse(error: wire.Error) -> None:
             self._reply(command.peer, command.request, error)
 
         Reopening(command, self._journal, self._queue, self._handle, refuse, lambda: now().wall).start()
+
+
+def poller_of(*places: zmq.Socket[bytes] | socket.socket) -> zmq.Poller:
+    poller = zmq.Poller()
+    for place in places:
+        poller.register(place, zmq.POLLIN)
+    return poller
 
 
 def mx_lookups(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.core.settings import Settings as CoreSettings
+from broker.guard import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,4 +19,8 @@ class Settings:
     retain_days: float = 90.0
     """Days after a campaign's end at which its recipients are removed; 0: never. 90 is a quarter, in which a
     complaint or a bill comes, and no longer than a privacy notice can defend."""
+    client_limits: Limits = field(default_factory=Limits)
+    worker_limits: Limits = field(default_factory=lambda: Limits(connections_max=2_000))
+    memory_max_bytes: int = 2048 * 1024 * 1024
+    """Of resident memory: above it, connections that hold much of it unread are ended. 0: never."""
     core: CoreSettings = field(default_factory=CoreSettings)

@@ -1,6 +1,7 @@
 """Clients that watch: each gets an update at its interval until it stops saying WATCH."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from broker.core.state import State
@@ -11,6 +12,8 @@ from evenpost.wire import messages as wire
 RENEW_WITHIN_S = 30.0
 CAMPAIGNS_MAX = 100
 """In one update."""
+WATCHES_MAX = 20
+"""Of one client."""
 
 Send = Callable[[bytes, int, wire.Message], None]
 
@@ -24,30 +27,57 @@ class _Watcher:
 
 
 class Watchers:
-    def __init__(self, state: State, queries: Queries, send: Send) -> None:
+    def __init__(
+        self,
+        state: State,
+        queries: Queries,
+        send: Send,
+        asking: Callable[[bytes], AbstractContextManager[None]],
+        may_ask: Callable[[bytes], bool],
+    ) -> None:
+        """`asking`: in it, what is done is done for this peer. `may_ask`: whether its update is made now, or
+        waits for the next tick."""
         self._state = state
         self._queries = queries
         self._send = send
+        self._asking = asking
+        self._may_ask = may_ask
         self._watchers: dict[tuple[bytes, int], _Watcher] = {}
+        self._counts: dict[bytes, int] = {}
 
-    def watch(self, peer: bytes, request: int, message: wire.Watch, now: Now) -> None:
+    def watch(self, peer: bytes, request: int, message: wire.Watch, now: Now) -> bool:
+        """Begins a watch or goes on with it; False: this client has as many as it may."""
         known = self._watchers.get((peer, request))
+        if known is None:
+            count = self._counts.get(peer, 0)
+            if count >= WATCHES_MAX:
+                return False
+            self._counts[peer] = count + 1
         next_at = known.next_at if known else now.mono
         until = now.mono + RENEW_WITHIN_S
         watcher = _Watcher(message.campaign, message.interval_s, next_at, until)
         self._watchers[peer, request] = watcher
+        return True
 
     def forget(self, peer: bytes) -> None:
-        for key in [key for key in self._watchers if key[0] == peer]:
-            del self._watchers[key]
+        if peer in self._counts:
+            for key in [key for key in self._watchers if key[0] == peer]:
+                self._end(*key)
+
+    def _end(self, peer: bytes, request: int) -> None:
+        if self._watchers.pop((peer, request), None) is not None:
+            self._counts[peer] -= 1
+            if not self._counts[peer]:
+                del self._counts[peer]
 
     def tick(self, now: Now) -> None:
         for (peer, request), watcher in list(self._watchers.items()):
             if now.mono >= watcher.until:
-                del self._watchers[peer, request]
-            elif now.mono >= watcher.next_at:
+                self._end(peer, request)
+            elif now.mono >= watcher.next_at and self._may_ask(peer):
                 watcher.next_at = now.mono + watcher.interval_s
-                self._update(peer, request, watcher, now)
+                with self._asking(peer):
+                    self._update(peer, request, watcher, now)
 
     def _update(self, peer: bytes, request: int, watcher: _Watcher, now: Now) -> None:
         def tell(campaigns: list[wire.CampaignStatus]) -> None:
@@ -64,7 +94,7 @@ class Watchers:
 
         def ended(answer: wire.Message) -> None:
             # It has ended, or never was: the last word, and nothing follows.
-            self._watchers.pop((peer, request), None)
+            self._end(peer, request)
             if isinstance(answer, wire.StatusReply):
                 tell(answer.campaigns)
             else:

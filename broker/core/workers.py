@@ -22,6 +22,7 @@ from broker.core.state import Batch, Campaign, Message, Phase, State, Stored, in
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.schedule.rate import RateError, parse_rate, strictest
+from evenpost.wire import limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -41,6 +42,9 @@ def hello(
         parse_rate(request.rate)
     except RateError as error:
         return [ToWorker(peer, wire.Error(Code.BAD_MESSAGE, f"its rate: {error}"))]
+    if worker is None and len(state.workers) >= limits.WORKERS_MAX:
+        text = f"this broker knows {limits.WORKERS_MAX} workers already: start it with a fresh journal"
+        return [ToWorker(peer, wire.Error(Code.TOO_LARGE, text))]
     if worker is None:
         number = 1 + max((w.number for w in state.workers.values()), default=0)
         worker = state.workers[request.worker] = Worker(request.worker, number)

@@ -15,10 +15,16 @@ from evenpost.wire import limits
 
 SEND_QUEUE_MESSAGES_MAX = 1_000
 RECEIVE_QUEUE_MESSAGES_MAX = 1_000
+ROUTER_RECEIVE_QUEUE_MESSAGES_MAX = 100
+"""Of one peer, in front of a ROUTER. Then TCP makes the peer wait: each message may have 40 MB."""
 RECEIVED_PER_TURN_MAX = 100
 """Messages taken in a row before other work of the event loop gets its turn."""
 _ZMTP_HEARTBEAT_MS = 2_000
 _ZMTP_TIMEOUT_MS = 8_000
+_HANDSHAKE_MS = 5_000
+"""A peer that hasn't introduced itself by then is cut off: ZeroMQ's own 30 s let slow ones pile up. What
+comes after is watched by ZMTP's heartbeats, which find a dead peer sooner than TCP's keepalive could."""
+_LISTEN_BACKLOG = 1_024
 _RECONNECT_MS = 100
 _RECONNECT_MS_MAX = 1_000
 """A restarted broker waits for its workers for longer than this: RECOVERY_S_MIN of broker.core.settings."""
@@ -48,21 +54,27 @@ def _common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES_MAX)
     socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES_MAX)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     socket.setsockopt(zmq.HEARTBEAT_IVL, _ZMTP_HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ZMTP_TIMEOUT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, _ZMTP_TIMEOUT_MS)
     socket.setsockopt(zmq.IPV6, 1)
 
 
-def router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+def router(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, frame_bytes_max: int = limits.FRAME_BYTES_MAX
+) -> zmq.Socket[bytes]:
     """A bound ROUTER. Sending to a peer that has gone or that doesn't read raises: EHOSTUNREACH, EAGAIN.
+    Whoever sends a frame of more than `frame_bytes_max` is cut off before it is taken in.
 
     Raises EndpointError where the address can't be bound.
     """
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     _common(socket)
+    socket.setsockopt(zmq.MAXMSGSIZE, frame_bytes_max)
+    socket.setsockopt(zmq.RCVHWM, ROUTER_RECEIVE_QUEUE_MESSAGES_MAX)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.BACKLOG, 1_024)
+    socket.setsockopt(zmq.BACKLOG, _LISTEN_BACKLOG)
     try:
         socket.bind(check_endpoint(endpoint))
     except zmq.ZMQError as error:

@@ -6,6 +6,9 @@ FRAME_BYTES_MAX = 40 * 1024 * 1024
 WORD_BYTES_MAX = 16 * 1024
 """The body of a message that carries neither a template nor rows."""
 
+WORKER_FRAME_BYTES_MAX = 8 * 1024 * 1024
+"""The same of what a worker sends: no template. The workers' endpoint cuts off who sends more."""
+
 HELLO_BYTES_MAX = 8 * 1024 * 1024
 """A worker's hello with all that it holds."""
 
@@ -39,11 +42,20 @@ ROW_FIELDS_BYTES_MAX = 64 * 1024
 ADDRESS_BYTES_MAX = 320
 """An address: 64 for the local part, @, 255 for the domain (RFC 5321 4.5.3.1)."""
 
+ATTACHMENTS_MAX = 100
+"""Of one campaign. Their bytes are bounded by the frame; a million empty ones would fit in it."""
+
+WORKERS_MAX = 10_000
+"""Workers that a broker knows. Each has a row in the journal and a place in memory, for ever."""
+
 HEADERS_MAX = 100
 """Own headers of one campaign."""
 
 NAME_CHARS_MAX = 200
 """A name given by a person: campaign, worker, pool, submission id."""
+
+SERVER_CHARS_MAX = 1_000
+"""host:port and account of a server."""
 
 DIGEST_CHARS_MAX = 128
 """The digest of a list of recipients: room for 512 bits in hexadecimal."""
@@ -87,4 +99,5 @@ ATTEMPTS_KEPT_MAX = 20
 assert CAMPAIGN_NUMBER_MAX << 32 | RECIPIENTS_MAX < 2**63
 assert TEMPLATE_BYTES_MAX + 1024 * 1024 <= FRAME_BYTES_MAX
 assert CHUNK_BYTES_MAX + 1024 * 1024 <= FRAME_BYTES_MAX
+assert max(HELLO_BYTES_MAX, OUTCOMES_BYTES_MAX) <= WORKER_FRAME_BYTES_MAX
 assert CHUNK_ROWS_MAX >= BATCH_MESSAGES_MAX

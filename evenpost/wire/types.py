@@ -127,7 +127,7 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     envelope_from: str | None = None
     """Where bounces go (RFC 5321 MAIL FROM). None: the address in `sender`. '': the null sender."""
     headers: Annotated[list[tuple[str, str]], msgspec.Meta(max_length=limits.HEADERS_MAX)] = []
-    attachments: list[Attachment] = []
+    attachments: Annotated[list[Attachment], msgspec.Meta(max_length=limits.ATTACHMENTS_MAX)] = []
     fields: Annotated[list[str], msgspec.Meta(max_length=limits.FIELDS_MAX)] = []
     """Names of the merge fields, in the order in which each recipient's values are packed."""
 

@@ -37,7 +37,7 @@ class WorkerHello(Message, frozen=True):
     worker: Name
     incarnation: Count
     """Larger each time the worker's process starts."""
-    server: str
+    server: Annotated[str, msgspec.Meta(max_length=limits.SERVER_CHARS_MAX)]
     """host:port and account of its SMTP server."""
     log: Name
     """Names its outcome log, made with it. Only one process can hold a log, so a newer incarnation with the

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import click
 
-from scripts.benches import balance, dispatch, latency, queue, restart, submit, throughput, trace
+from scripts.benches import balance, dispatch, hostile, latency, queue, restart, submit, throughput, trace
 from scripts.benches.table import Result, show
+from tests.servers.attackers import ATTACKS
 
 Measure = Callable[..., Result]
 Option = Callable[[Callable[..., None]], Callable[..., None]]
@@ -78,5 +79,12 @@ command(
     "trace",
     trace.measure,
     number("--messages", 10_000_000, "Messages in the journal."),
+)
+command(
+    "hostile",
+    hostile.measure,
+    number("--messages", 60_000, "Messages of each campaign."),
+    number("--rounds", 2, "Rounds of each flood; the median counts."),
+    click.option("--attack", type=click.Choice(["all", *ATTACKS]), default="all", help="One kind of flood."),
 )
 bench()

@@ -50,9 +50,16 @@ class Process:
         return cpu_s(self._process.pid)
 
     @property
+    def rss_mb(self) -> float:
+        return self._memory_mb("VmRSS")
+
+    @property
     def peak_rss_mb(self) -> float:
+        return self._memory_mb("VmHWM")
+
+    def _memory_mb(self, name: str) -> float:
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
+            if line.startswith(name):
                 return int(line.split()[1]) / 1024
         return 0.0
 
@@ -102,12 +109,16 @@ def wait_for_port(port: int, seconds: float = 10.0) -> None:
 class Cluster:
     """A broker with its journal on disk, a worker for each SMTP port, and a client."""
 
-    def __init__(self, folder: Path, smtp_ports: list[int], connections: int = 16) -> None:
+    def __init__(
+        self, folder: Path, smtp_ports: list[int], connections: int = 16, broker: tuple[str, ...] = ()
+    ) -> None:
+        """`broker`: the arguments that start one, `-m broker` if none are given."""
         clients, workers = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+        self.clients, self.worker_endpoint = clients, workers
         quiet = ["--log-level", "warning"]
         self._folder = folder
         self._broker_command = [
-            sys.executable, "-m", "broker", "--clients", clients, "--workers", workers,
+            sys.executable, *(broker or ("-m", "broker")), "--clients", clients, "--workers", workers,
             "--journal", str(folder / "journal.db"), *quiet,
         ]  # fmt: skip
         self.start_broker()
@@ -137,14 +148,18 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    smtp_ports: list[int], connections: int = 16, *, prepare: Callable[[Path], None] | None = None
+    smtp_ports: list[int],
+    connections: int = 16,
+    broker: tuple[str, ...] = (),
+    *,
+    prepare: Callable[[Path], None] | None = None,
 ) -> Iterator[Cluster]:
     """`prepare` is called with the folder of the journal before the broker starts."""
     # Under the checkout, not in /tmp: that may be memory, and a journal belongs on a disk.
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".bench-") as folder:
         if prepare is not None:
             prepare(Path(folder))
-        made = Cluster(Path(folder), smtp_ports, connections)
+        made = Cluster(Path(folder), smtp_ports, connections, broker)
         try:
             yield made
         finally:

@@ -1,5 +1,7 @@
 """Every message survives the wire; nothing that comes from it raises anything but WireError."""
 
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -129,3 +131,57 @@ def test_a_type_that_is_not_for_this_side_is_refused() -> None:
 @given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), text, st.binary())))
 def test_merge_values_survive(values: list[object]) -> None:
     assert codec.unpack_values(codec.pack_values(values)) == values
+
+
+HOSTILE = {
+    "deep": b"\x91" * 5_000,
+    "deep maps": b"\x81\xa1a" * 5_000,
+    "invalid UTF-8": b"\x81\xa8campaign\xa2\xff\xfe",
+    "surrogates": b"\x81\xa8campaign\xa3\xed\xa0\x80",
+    "a timestamp": b"\x81\xa8campaign\xd6\xff\xff\xff\xff\xff",
+    "a timestamp out of range": b"\x81\xa8campaign\xc7\x0c\xff" + b"\xff" * 12,
+    "an ext type": b"\x81\xa8campaign\xd4\x05\x01",
+    "NaN": b"\x81\xabinterval_s\xca\x7f\xc0\x00\x00",
+    "infinity": b"\x81\xabinterval_s\xca\x7f\x80\x00\x00",
+    "a huge integer": b"\x81\xa5limit\xcf" + b"\xff" * 8,
+    "a length that is a lie": b"\xdd\xff\xff\xff\xff",
+    "a map's length that is a lie": b"\xdf\xff\xff\xff\xff",
+    "a list as a key": b"\x81\x90\x90",
+    "more behind the end": b"\x80\x80",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("type_", sorted(wire.Type), ids=lambda t: t.name)
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+def test_nothing_but_a_wire_error_comes_of_hostile_bodies(type_: wire.Type, body: bytes) -> None:
+    with pytest.raises(WireError) as refused:
+        codec.decode_body(type_, body)
+    assert refused.value.message.isprintable() and len(refused.value.message) < 500
+
+
+@pytest.mark.parametrize("packed", HOSTILE.values(), ids=HOSTILE)
+def test_nothing_but_a_wire_error_comes_of_hostile_values(packed: bytes) -> None:
+    with pytest.raises(WireError):
+        codec.unpack_values(packed)
+    with pytest.raises(WireError):
+        codec.unpack_struct(packed, wire.Template)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    """Nine million empty lists where 5,000 rows may be: unpacked first, they took 500 MB."""
+    count = 9_000_000
+    body = b"\x83\xa8campaign\xa1c\xa5chunk\x00\xa4rows\xdd" + count.to_bytes(4, "big") + b"\x90" * count
+    tracemalloc.start()
+    with pytest.raises(WireError, match="length <= 5000"):
+        codec.decode_body(wire.Type.RECIPIENTS, body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_what_an_error_quotes_is_short_and_printable() -> None:
+    field = "\x1b[2J\n" + "x" * 100_000
+    with pytest.raises(WireError) as refused:
+        codec.decode_body(wire.Type.PAUSE, codec.pack({"campaign": "c", field: 1}))
+    assert len(refused.value.message) < 400 and refused.value.message.isprintable()
