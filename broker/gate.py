@@ -87,7 +87,7 @@ class Gate:
         if refused := self.connections.refused:
             most = self.guard.limits.connections_max
             self.connections.refused = 0
-            self._note("connections", f"more than {most} connections: the newest were ended", refused)
+            self.note("connections", f"more than {most} connections: the newest were ended", refused)
 
     def receive(self, handle: Callable[[bytes, list[bytes]], None], rest_s: float = 0.0) -> None:
         """Hands messages on until none is left or the turn is over, and rests then: for `rest_s`, or longer
@@ -136,7 +136,7 @@ class Gate:
             connection.took(frames)
         if not router.getsockopt(zmq.RCVMORE):
             return connection, frames
-        self._note("frames", f"a message of more than {FRAMES_MAX} frames: its connection was ended")
+        self.note("frames", f"a message of more than {FRAMES_MAX} frames: its connection was ended")
         self.connections.end(peer)
         self._dropping = True
         self._drop_frames()
@@ -167,18 +167,18 @@ class Gate:
     ) -> None:
         verdict = self.guard.admit(peer, sum(map(len, frames)), now)
         if verdict is not Verdict.TAKE:
-            self._note("busy", TOO_FAST.message)
+            self.note("busy", TOO_FAST.message)
             if verdict is Verdict.REFUSE:
                 self.send(peer, codec.encode(TOO_FAST, codec.request_of(frames)))
             return
         if not self._may_wait and self.guard.has_lost(peer):
-            self._note("lost", "a worker sent too much, or what can't be accepted: it has to say hello anew")
+            self.note("lost", "a worker sent too much, or what can't be accepted: it has to say hello anew")
             self.connections.end(peer)
             return
         try:
             handle(peer, frames)
         except WireError as error:
-            self._note(error.code, error.message)
+            self.note(error.code, error.message)
             if self.guard.rejected(peer, time.monotonic() - now, now):
                 answer = wire.Error(error.code, error.message)
                 self.send(peer, codec.encode(answer, codec.request_of(frames)))
@@ -190,7 +190,7 @@ class Gate:
         try:
             self._router.send_multipart([peer, *frames], zmq.NOBLOCK)
         except zmq.Again:
-            self._note("not_read", "a peer doesn't read what it is sent: it was dropped")
+            self.note("not_read", "a peer doesn't read what it is sent: it was dropped")
             return False
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
@@ -209,8 +209,9 @@ class Gate:
             self.connections.end_descriptor(descriptor)
         if cut:
             text = "memory was short: the connections with most bytes unread or unsent were ended"
-            self._note("memory", text, len(cut))
+            self.note("memory", text, len(cut))
 
-    def _note(self, code: str, text: str, count: int = 1) -> None:
+    def note(self, code: str, text: str, count: int = 1) -> None:
+        """Something was refused: it is counted and told of, and this turn is followed by a rest."""
         self._refused = True
         self._rejections.add(self._name, code, text, count)

@@ -315,6 +315,8 @@ class Broker:
 
     def _reply(self, peer: bytes, request: int, message: wire.Message) -> None:
         self._admission.answered(peer, request, message)
+        if isinstance(message, wire.Error) and message.code == Code.BUSY:
+            self._client_gate.note(message.code, message.message)
         if not self._client_gate.send(peer, codec.encode(message, request)):
             self._questions.forget(peer)
 
