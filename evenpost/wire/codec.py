@@ -17,7 +17,7 @@ import msgspec
 from evenpost.wire.errors import Code, WireError
 from evenpost.wire.messages import BODY_BYTES_MAX, BY_TYPE, Message, Type
 
-VERSION = 2
+VERSION = 3
 MAGIC = b"EP"
 _HEADER = struct.Struct("!2sBBQ")
 """Magic, version, type, request number."""
