@@ -109,7 +109,7 @@ def test_a_garbage_body_is_refused_or_means_something(type_: wire.Type, body: by
 
 def test_another_version_is_refused_with_what_to_do() -> None:
     header, body = codec.encode(wire.Done())
-    with pytest.raises(WireError, match=r"speaks version 9 .* version 2") as refused:
+    with pytest.raises(WireError, match=r"speaks version 9 .* version 3") as refused:
         codec.decode([header[:2] + b"\x09" + header[3:], body], EVERY)
     assert refused.value.code is Code.BAD_VERSION
 

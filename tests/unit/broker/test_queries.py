@@ -1,6 +1,7 @@
 """Reports, traces, watching and retrying, on a real journal with a queue that is driven by hand."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -152,9 +153,15 @@ def test_a_cancelled_campaign_is_not_retried(desk: Desk) -> None:
     assert isinstance(error, wire.Error) and error.code == "wrong_state"
 
 
+def nullcontext_of(_: bytes) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def test_watchers_are_told_at_their_interval_until_they_fall_silent(desk: Desk) -> None:
     told: list[tuple[bytes, int, wire.Message]] = []
-    watchers = Watchers(desk.state, desk.queries, lambda *update: told.append(update))
+    watchers = Watchers(
+        desk.state, desk.queries, lambda *update: told.append(update), nullcontext_of, lambda peer: True
+    )
     watchers.watch(b"k", 7, wire.Watch(interval_s=1.0), Now(0.0, WALL))
     for tenth in range(100):
         watchers.tick(Now(tenth / 10, WALL))
@@ -167,7 +174,13 @@ def test_watchers_are_told_at_their_interval_until_they_fall_silent(desk: Desk) 
 
 def test_the_last_word_on_a_campaign_that_has_ended(desk: Desk) -> None:
     told: list[wire.Message] = []
-    watchers = Watchers(desk.state, desk.queries, lambda peer, request, message: told.append(message))
+    watchers = Watchers(
+        desk.state,
+        desk.queries,
+        lambda peer, request, message: told.append(message),
+        nullcontext_of,
+        lambda peer: True,
+    )
     for id_ in ("c1", "nope"):
         watchers.watch(b"k", 7, wire.Watch(id_), Now(0.0, WALL))
         for tick in range(5):
