@@ -23,7 +23,7 @@ _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _SPACES = re.compile("[ \t]+")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*").fullmatch
 ADDRESS_BYTES_MAX = 320
-"""64 before the @ and 255 behind it (RFC 5321 4.5.3.1): an address can't be folded, and a line has its end."""
+"""64 before the @ and 255 behind it (RFC 5321 4.5.3.1): an address can't be folded, and lines are bounded."""
 _ADDRESS = re.compile(
     r"""(?P<local>[^\x00-\x20\x7f-\xa0()<>\[\]\\,;:@"\u2028\u2029\ud800-\udfff]+
                  |"(?:[ !#-\[\]-~\xa1-\ud7ff\ue000-\U0010ffff]|\\[ -~])*")
