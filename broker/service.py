@@ -4,18 +4,17 @@ One thread and one loop: take what came in, let the core decide, carry out its c
 and flush in groups. Only the flush itself is on another thread.
 """
 
-import contextlib
 import gc
 import random
 import secrets
 import signal
-import socket
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 import zmq
 
+from broker.access import EXIT_OPEN, Access, check_reach
 from broker.asking import QUESTIONS_MAX, Asking
 from broker.core.commands import (
     Command,
@@ -41,25 +40,27 @@ from broker.core.events import (
     MxFound,
     SendFailed,
     Tick,
+    WorkerRevoked,
 )
 from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
+from broker.mx_wanted import mx_lookups
 from broker.opening import Opening
 from broker.queries import Queries
+from broker.rejections import Rejections
 from broker.reopening import Reopening
 from broker.settings import Settings
+from broker.wakeup import Wakeup
 from broker.watchers import Watchers
 from evenpost import __version__
 from evenpost.runtime import logs, sockets
 from evenpost.runtime.clock import now
+from evenpost.runtime.curve import PublicKey
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code, WireError
-
-if TYPE_CHECKING:
-    from broker.mx import MxLookups
 
 TICK_S = 0.1
 RECEIVED_PER_TURN_MAX = 200
@@ -72,19 +73,25 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         """Opens the journal and binds both sockets. Raises JournalError, EndpointError or ResolverError."""
         self._log = logs.get()
+        insecure = check_reach(settings.access, settings.clients, settings.workers)
+        if insecure:
+            self._log = self._log.bind(insecure=True)
+        self._log_started = self._log.warning if insecure else self._log.info
         self._journal = SqliteJournal(settings.journal)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._access = Access(settings.access, self._context, self._log)
+        securing = self._access.securing
         try:
-            self._clients = sockets.router(self._context, settings.clients)
-            self._workers = sockets.router(self._context, settings.workers)
+            self._clients = sockets.router(self._context, settings.clients, securing("clients"))
+            self._workers = sockets.router(self._context, settings.workers, securing("workers"))
+            check_reach(settings.access, *self._endpoints())
         except sockets.EndpointError:
+            self._access.close()
             self._context.destroy(0)
             self._journal.close()
             raise
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        self._queue = GroupCommit(self._journal, self._wake)
+        self._wakeup = Wakeup()
+        self._queue = GroupCommit(self._journal, self._wakeup.wake)
         self._name = secrets.token_hex(4)
         self._core = Dispatcher(
             settings.core,
@@ -100,9 +107,10 @@ class Broker:
         self._opening = Opening(self._journal, self._queue, self._handle)
         self._queries = Queries(self._core, self._journal, self._queue)
         self._watchers = Watchers(state, self._queries, self._reply)
-        self._mx = mx_lookups(settings, self._wake, self._mx_found)
+        self._mx = mx_lookups(settings, self._wakeup.wake, self._mx_found)
         self._stopping = 0
-        self._rejected: dict[tuple[str, str], int] = {}
+        self._hung_up = False
+        self._rejections = Rejections(self._log)
         self._asking = Asking()
         self._settings = settings
 
@@ -112,17 +120,23 @@ class Broker:
         """Serves until SIGTERM or SIGINT. The exit status: 0, or 1 where the journal failed."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
-        signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGHUP, self._reload_asked)
+        self._wakeup.by_signals(True)
         # What lives now lives on, and most of what comes dies by its reference count: look for cycles seldom.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         state = self._core.state
-        self._log.info(
+        clients, workers = self._endpoints()
+        if not self._access.prove(clients, workers):
+            self._access.close()
+            self._context.destroy(0)
+            return EXIT_OPEN
+        self._log_started(
             "broker.started",
             version=__version__,
-            clients=self._clients.get_string(zmq.LAST_ENDPOINT),
-            workers=self._workers.get_string(zmq.LAST_ENDPOINT),
+            clients=clients,
+            workers=workers,
             journal=str(self._settings.journal),
             campaigns=len(state.campaigns),
             known_workers=len(state.workers),
@@ -135,7 +149,8 @@ class Broker:
             self._log.critical("journal.failed", error=str(error))
             return 1
         finally:
-            signal.set_wakeup_fd(-1)
+            self._wakeup.by_signals(False)
+            self._access.close()
             self._context.destroy(linger=500)
         self._journal.close()
         self._log.info("broker.stopped")
@@ -145,7 +160,7 @@ class Broker:
         poller = zmq.Poller()
         poller.register(self._clients, zmq.POLLIN)
         poller.register(self._workers, zmq.POLLIN)
-        poller.register(self._wake_receiver, zmq.POLLIN)
+        poller.register(self._wakeup, zmq.POLLIN)
         next_tick = 0.0
         turned_at = now().mono
         heartbeat_s = self._settings.core.heartbeat_s
@@ -154,8 +169,11 @@ class Broker:
             next_at = min(next_tick, self._core.next_at())
             wait_s = max(0.0, min(next_at - time.mono, self._queue.wait_s(time.mono)))
             ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
-            if self._wake_receiver.fileno() in ready:
-                self._drain_wake()
+            if self._wakeup.fileno() in ready:
+                self._wakeup.drain()
+            if self._hung_up:
+                self._hung_up = False
+                self._reload()
             self._queue.step(now().mono)
             if self._mx is not None:
                 self._mx.step()
@@ -173,18 +191,9 @@ class Broker:
                 next_tick = time.mono + TICK_S
                 self._handle(Tick())
                 self._watchers.tick(time)
-                self._report_rejected()
+                self._rejections.report()
             self._execute(self._core.dispatch(time))
             self._queue.step(time.mono)
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full of wake-ups: the loop will wake
-            self._wake_sender.send(b"\0")
-
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # drained
-            while self._wake_receiver.recv(4096):
-                pass
 
     def _mx_found(self, domain: str, exchanger: str) -> None:
         self._handle(MxFound(domain, exchanger))
@@ -195,29 +204,49 @@ class Broker:
             raise KeyboardInterrupt
         self._log.info("broker.stopping", signal=signal.Signals(number).name)
 
+    def _reload_asked(self, _: int, __: Any) -> None:
+        self._hung_up = True
+
+    def _reload(self) -> None:
+        revoked = self._access.reload()
+        for worker in revoked.workers:
+            self._handle(WorkerRevoked(worker))
+        self._watchers.revoke(revoked.keys)
+
+    def _endpoints(self) -> tuple[str, str]:
+        return self._clients.get_string(zmq.LAST_ENDPOINT), self._workers.get_string(zmq.LAST_ENDPOINT)
+
     # --- what comes in ------------------------------------------------------------------------
 
-    def _receive(self, router: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes]], None]) -> None:
+    def _receive(
+        self, router: zmq.Socket[bytes], handle: Callable[[bytes, list[bytes], PublicKey], None]
+    ) -> None:
+        domain = "workers" if router is self._workers else "clients"
         for _ in range(RECEIVED_PER_TURN_MAX):
             try:
-                peer, *frames = router.recv_multipart(zmq.NOBLOCK)
+                peer, frames, who = self._access.receive(router, domain)
             except zmq.Again:
                 return
+            if who is None:
+                self._rejections.count(domain, "its key was revoked")
+                continue
             try:
-                handle(peer, frames)
+                handle(peer, frames, who)
             except WireError as error:
-                key = ("workers" if router is self._workers else "clients", error.message)
-                self._rejected[key] = self._rejected.get(key, 0) + 1
+                self._rejections.count(domain, error.message)
                 answer = wire.Error(error.code, error.message)
                 self._send(router, peer, codec.encode(answer, codec.request_of(frames)))
 
-    def _from_worker(self, peer: bytes, frames: list[bytes]) -> None:
+    def _from_worker(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
         envelope = codec.decode(frames, wire.FROM_WORKER)
+        known = self._core.state.by_peer.get(peer)
+        self._access.check_worker(who, envelope.message, known.name if known else None)
         self._handle(FromWorker(peer, envelope.request, envelope.message))
 
-    def _from_client(self, peer: bytes, frames: list[bytes]) -> None:
+    def _from_client(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
         envelope = codec.decode(frames, wire.FROM_CLIENT)
         request, message = envelope.request, envelope.message
+        self._access.check_client(who, message)
 
         def answer(reply: wire.Message) -> None:
             self._reply(peer, request, reply)
@@ -230,7 +259,7 @@ class Broker:
             case wire.Status():
                 self._queries.status(message, now(), answer)
             case wire.Watch():
-                self._watchers.watch(peer, request, message, now())
+                self._watchers.watch(peer, request, message, now(), who.key)
             case wire.Report() | wire.Trace() | wire.Explain() if self._asking.has_enough(peer):
                 answer(wire.Error(Code.BUSY, f"{QUESTIONS_MAX} of your questions are open: wait"))
             case wire.Report():
@@ -245,11 +274,6 @@ class Broker:
                 answer(wire.Error(Code.BUSY, "more recipients are coming in than the disk takes: wait"))
             case _:
                 self._handle(FromClient(peer, request, message))
-
-    def _report_rejected(self) -> None:
-        for (endpoint, message), count in self._rejected.items():
-            self._log.warning("peer.rejected", endpoint=endpoint, error=message, count=count)
-        self._rejected.clear()
 
     # --- what the core wants done -------------------------------------------------------------
 
@@ -320,14 +344,3 @@ class Broker:
             self._reply(command.peer, command.request, error)
 
         Reopening(command, self._journal, self._queue, self._handle, refuse, lambda: now().wall).start()
-
-
-def mx_lookups(
-    settings: Settings, wake: Callable[[], None], found: Callable[[str, str], None]
-) -> "MxLookups | None":
-    """None where no group of domains goes by its mail exchanger: not everybody has a name server at hand."""
-    if not any(domain.mx for domain in settings.core.domains):
-        return None
-    from broker.mx import MxLookups
-
-    return MxLookups(wake, found, resolver=settings.dns_resolver)

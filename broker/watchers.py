@@ -1,6 +1,6 @@
 """Clients that watch: each gets an update at its interval until it stops saying WATCH."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from broker.core.state import State
@@ -21,6 +21,8 @@ class _Watcher:
     interval_s: float
     next_at: float
     until: float
+    key: str
+    """By which its peer came; empty without CURVE."""
 
 
 class Watchers:
@@ -30,16 +32,21 @@ class Watchers:
         self._send = send
         self._watchers: dict[tuple[bytes, int], _Watcher] = {}
 
-    def watch(self, peer: bytes, request: int, message: wire.Watch, now: Now) -> None:
+    def watch(self, peer: bytes, request: int, message: wire.Watch, now: Now, key: str = "") -> None:
         known = self._watchers.get((peer, request))
         next_at = known.next_at if known else now.mono
         until = now.mono + RENEW_WITHIN_S
-        watcher = _Watcher(message.campaign, message.interval_s, next_at, until)
+        watcher = _Watcher(message.campaign, message.interval_s, next_at, until, key)
         self._watchers[peer, request] = watcher
 
     def forget(self, peer: bytes) -> None:
         for key in [key for key in self._watchers if key[0] == peer]:
             del self._watchers[key]
+
+    def revoke(self, keys: Collection[str]) -> None:
+        """Whoever came by one of these keys gets nothing more."""
+        for which in [which for which, watcher in self._watchers.items() if watcher.key in keys]:
+            del self._watchers[which]
 
     def tick(self, now: Now) -> None:
         for (peer, request), watcher in list(self._watchers.items()):

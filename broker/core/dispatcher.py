@@ -24,6 +24,7 @@ from broker.core.events import (
     SendFailed,
     SubmissionOpened,
     Tick,
+    WorkerRevoked,
     WorkerStored,
 )
 from broker.core.groups import Group
@@ -100,6 +101,8 @@ class Dispatcher:
                 return fleet.held_read(state, self.balancer, event, now)
             case SendFailed():
                 return fleet.send_failed(state, self.balancer, event, now)
+            case WorkerRevoked():
+                return fleet.revoked(state, self.balancer, event, now)
             case Reopened():
                 return campaign_life.reopened(state, event, now)
             case QuotaStored():

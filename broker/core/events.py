@@ -134,6 +134,13 @@ class SendFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerRevoked:
+    """The key by which a worker said hello may not be this worker any more."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reopened:
     """RETRY_FAILED is written: so many messages of each state are DEFERRED and due again."""
 
@@ -178,6 +185,7 @@ Event = (
     | HeldRead
     | LookedUp
     | SendFailed
+    | WorkerRevoked
     | Reopened
     | QuotaStored
     | MxFound
