@@ -243,6 +243,7 @@ def test_the_proof_fails_where_a_socket_has_no_keys(door: Door, monkeypatch: pyt
     plain = sockets.router(door.context, f"tcp://127.0.0.1:{free_port()}")
     monkeypatch.setattr("broker.self_check.STRANGERS", ("a peer without a key",))
     said = open_door(plain.get_string(zmq.LAST_ENDPOINT), door.own.public, 1.0)
+    plain.close()
     assert said.endswith("lets a peer without a key in")
 
 
