@@ -15,6 +15,8 @@ from pathlib import Path
 import click
 
 from client import Campaign, Client
+from evenpost.runtime.curve import Role, SecretKey, new_key
+from evenpost.runtime.curve_files import write_new
 from tests.servers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,26 +97,48 @@ def wait_for_port(port: int, seconds: float = 10.0) -> None:
             time.sleep(0.02)
 
 
+def make_keys(folder: Path, workers: int) -> tuple[SecretKey, str]:
+    """Writes the keys of a cluster: the client's, and the broker's public one."""
+    for name in ("clients", "workers", "admins"):
+        (folder / "keys" / name).mkdir(parents=True)
+    write_new(broker := new_key(Role.BROKER, "broker"), folder)
+    write_new(client := new_key(Role.CLIENT, "client"), folder / "keys/clients")
+    for number in range(workers):
+        secret, _ = write_new(new_key(Role.WORKER, f"w{number}"), folder / "keys/workers")
+        secret.rename(folder / secret.name)
+    return client, broker.public
+
+
+def worker_keys(number: int, curve: bool) -> list[str]:
+    return ["--curve-key", f"w{number}.key", "--broker-key", "broker.pub"] if curve else []
+
+
 class Cluster:
     """A broker with its journal on disk, a worker for each SMTP port, and a client."""
 
-    def __init__(self, folder: Path, smtp_ports: list[int], connections: int = 16) -> None:
+    def __init__(
+        self, folder: Path, smtp_ports: list[int], connections: int = 16, curve: bool = False
+    ) -> None:
         clients, workers = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
         quiet = ["--log-level", "warning"]
+        keys = make_keys(folder, len(smtp_ports)) if curve else None
+        broker_keys = ["--curve-key", "broker.key", "--keys", "keys"] if keys else []
         self.broker = Process(
             [sys.executable, "-m", "broker", "--clients", clients, "--workers", workers,
-             "--journal", str(folder / "journal.db"), *quiet],
+             "--journal", str(folder / "journal.db"), *broker_keys, *quiet],
             folder, "broker",
         )  # fmt: skip
         self.workers = [
             Process(
                 [sys.executable, "-m", "worker", "--broker", workers, "--smtp", f"smtp://127.0.0.1:{port}",
-                 "--tls", "none", "--name", f"w{n}", "--max-connections", str(connections), *quiet],
+                 "--tls", "none", "--name", f"w{n}", "--max-connections", str(connections),
+                 *worker_keys(n, curve), *quiet],
                 folder, f"w{n}",
             )
             for n, port in enumerate(smtp_ports)
         ]  # fmt: skip
-        self.client = Client(clients, connect_timeout=20, timeout=120)
+        key, broker_key = keys or (None, None)
+        self.client = Client(clients, key=key, broker_key=broker_key, connect_timeout=20, timeout=120)
         end = time.monotonic() + 20
         while sum(w.state == "ready" for w in self.client.servers()) < len(smtp_ports):
             if time.monotonic() > end:
@@ -128,10 +152,10 @@ class Cluster:
 
 
 @contextmanager
-def cluster(smtp_ports: list[int], connections: int = 16) -> Iterator[Cluster]:
+def cluster(smtp_ports: list[int], connections: int = 16, curve: bool = False) -> Iterator[Cluster]:
     # Under the checkout, not in /tmp: that may be memory, and a journal belongs on a disk.
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".bench-") as folder:
-        made = Cluster(Path(folder), smtp_ports, connections)
+        made = Cluster(Path(folder), smtp_ports, connections, curve)
         try:
             yield made
         finally:
