@@ -10,7 +10,7 @@ import click
 from broker import journal_cli
 from broker.cli_limits import limit_options, parse_limits
 from broker.core.settings import Settings as CoreSettings
-from broker.settings import Settings
+from broker.settings import AccessSettings, Settings
 from broker.settings_file import TABLES, read_domains, read_senders
 from evenpost.runtime import logs
 from evenpost.runtime.failpoints import FailPoints, failpoints_option
@@ -21,11 +21,12 @@ _DEFAULTS = Settings()
 _EPILOG = """\b
 Examples:
   evenpost-broker
-  evenpost-broker --workers tcp://10.0.0.1:5551 --journal /var/lib/evenpost/broker.db
+  evenpost-broker --workers tcp://10.0.0.1:5551 --curve-key broker.key --keys /etc/evenpost/keys
   EVENPOST_JOURNAL=/var/lib/evenpost/broker.db evenpost-broker --config /etc/evenpost/broker.toml
 
 Then, on the host of each SMTP server or anywhere else:
-  evenpost-worker --broker tcp://10.0.0.1:5551 --smtp smtp://user@relay.example:587
+  evenpost-worker --broker tcp://10.0.0.1:5551 --curve-key relay.key --broker-key broker.pub \\
+    --smtp smtp://user@relay.example:587
 """
 
 
@@ -151,6 +152,25 @@ def _resolver(_: click.Context, __: click.Parameter, value: str) -> str:
     help="A campaign's recipients are kept so long after its end, then its counts only. 0: for ever.",
 )
 @limit_options
+@option(
+    "--curve-key",
+    envvar="EVENPOST_BROKER_CURVE_KEY",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The broker's secret key: only holders of keys in --keys get in then, and all is encrypted.",
+)
+@option(
+    "--keys",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Public keys that are allowed: .pub files in DIR/clients, DIR/workers and DIR/admins. Read again "
+    "on SIGHUP.",
+)
+@option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond this machine without keys: whoever reaches the endpoints can send mail.",
+)
 @log_options
 @version_option()
 @click.pass_context
@@ -175,6 +195,9 @@ def command(
     dns_resolver: str,
     failpoints: FailPoints | None,
     retain_days: float,
+    curve_key: Path | None,
+    keys: Path | None,
+    insecure: bool,
     log_level: str,
     log_format: logs.Format,
     log_addresses: bool,
@@ -183,13 +206,14 @@ def command(
     """Takes campaigns in, keeps them on disk, and gives each message to the least busy SMTP server.
 
     One broker runs for many workers. It listens on two endpoints, one for clients, one for workers; both
-    default to this machine only.
+    default to this machine only. Beyond it, it wants keys: see `evenpost keys new --help`.
 
     The --config file may also hold [[domain]] tables (names, mx, connections, rate: limits that recipient
     domains share) and [[sender]] tables (domain, pool, overflow: the pool of campaigns from a domain).
     """
     if context.invoked_subcommand is not None:
         return 0  # it runs next
+    from broker.access import OpenToAllError
     from broker.journal.store import JournalError
     from broker.mx import ResolverError
     from broker.service import Broker
@@ -215,6 +239,7 @@ def command(
         senders=read_senders(config) if config is not None else (),
         dispatch_log_s=dispatch_log,
     )
+    access = read_access(curve_key, keys, insecure=insecure)
     make_broker: Callable[[Settings], Broker] = Broker
     if failpoints is not None:
         from broker.failpoints import failing
@@ -232,11 +257,29 @@ def command(
             worker_limits=allowed.workers,
             memory_max_bytes=allowed.memory_max_bytes,
             core=core,
+            access=access,
         )
         broker = take_over(make_broker, chosen, wait_for_journal)
+    except OpenToAllError as error:
+        raise click.UsageError(str(error)) from None
     except (JournalError, EndpointError, ResolverError) as error:
         raise click.ClickException(str(error)) from None
     return broker.run()
+
+
+def read_access(curve_key: Path | None, keys: Path | None, *, insecure: bool) -> AccessSettings:
+    """Raises click.BadParameter or click.UsageError."""
+    from evenpost.runtime.curve import KeyFileError, Role
+    from evenpost.runtime.curve_files import read_secret_key
+
+    if curve_key is None and keys is None:
+        return AccessSettings(insecure=insecure)
+    if curve_key is None or keys is None:
+        raise click.UsageError("--curve-key (the broker's own) and --keys (whom it lets in) go together")
+    try:
+        return AccessSettings(read_secret_key(curve_key, {Role.BROKER}), keys)
+    except KeyFileError as error:
+        raise click.BadParameter(str(error), param_hint="'--curve-key'") from None
 
 
 for each in journal_cli.COMMANDS:

@@ -12,6 +12,8 @@ import zmq
 from broker.connections import Connection, Connections
 from broker.guard import Guard, Limits, Verdict, whom_to_cut
 from broker.rejections import Rejections
+from broker.rights import EVERYONE
+from evenpost.runtime.curve import PublicKey
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code, WireError
@@ -31,12 +33,10 @@ REST_S = 0.005
 of a flood's messages costs more than they do. Others behind the same endpoint wait as long."""
 TOO_FAST = wire.Error(Code.BUSY, "more messages or bytes a second than one peer may send: wait")
 
-Identify = Callable[[zmq.Frame], str]
-"""Who sent a frame, by the key of its connection; empty: unknown."""
-
-
-def nobody(_: zmq.Frame) -> str:
-    return ""
+Holder = Callable[[zmq.Frame], PublicKey | None]
+"""Whose key a message came by; None: one that isn't allowed any more."""
+Handle = Callable[[bytes, list[bytes], PublicKey], None]
+"""Takes a message: routing id, frames, and who sent it. May raise WireError."""
 
 
 class Gate:
@@ -49,11 +49,12 @@ class Gate:
         rejections: Rejections,
         *,
         may_wait: bool,
-        identify: Identify = nobody,
+        holder: Holder | None = None,
         left: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         """`may_wait`: these peers obey `busy` and send again. Of the others something was lost once they are
         refused: their connections are ended when they have calmed down, and they say all that is due anew.
+        `holder`: with CURVE, asked for each message, since a peer may choose the routing id that another had.
         `left` is told of each peer whose connection has ended."""
         self.guard = Guard(limits)
         self.connections = Connections(context, router, limits.connections_max)
@@ -61,7 +62,7 @@ class Gate:
         self._router = router
         self._rejections = rejections
         self._may_wait = may_wait
-        self._identify = identify
+        self._holder = holder
         self._left = left
         self.rests_until = 0.0
         """Call `receive` only after this (monotonic)."""
@@ -89,7 +90,7 @@ class Gate:
             self.connections.refused = 0
             self.note("connections", f"more than {most} connections: the newest were ended", refused)
 
-    def receive(self, handle: Callable[[bytes, list[bytes]], None], rest_s: float = 0.0) -> None:
+    def receive(self, handle: Handle, rest_s: float = 0.0) -> None:
         """Hands messages on until none is left or the turn is over, and rests then: for `rest_s`, or longer
         if something was refused. `handle` may raise WireError."""
         self._refused = False
@@ -98,24 +99,36 @@ class Gate:
         rest_s = REST_S if self._refused and not self._dropping else rest_s
         self.rests_until = time.monotonic() + rest_s if rest_s else 0.0
 
-    def _receive(self, handle: Callable[[bytes, list[bytes]], None]) -> None:
+    def _receive(self, handle: Handle) -> None:
         until = time.monotonic() + TURN_S
         for _ in range(RECEIVED_PER_TURN_MAX):
             try:
-                peer = self._router.recv(zmq.NOBLOCK)
+                peer, who = self._next()
             except zmq.Again:
                 return
             now = time.monotonic()
             known = peer in self.guard
-            connection, frames = self._read(peer, known, now)
-            if frames is not None:
-                self._take(peer, frames, now, handle)
+            connection, frames = self._read(peer, known, who, now)
+            if who is None:
+                self.note("revoked", "a key that was revoked: its connection was ended")
+                self.connections.end(peer)
+            elif frames is not None:
+                self._take(peer, frames, who, now, handle)
             if not known and connection is None:
                 self.guard.left(peer)  # its connection has ended: this was its last word
             if self._dropping or now >= until:
                 return
 
-    def _read(self, peer: bytes, known: bool, now: float) -> tuple[Connection | None, list[bytes] | None]:
+    def _next(self) -> tuple[bytes, PublicKey | None]:
+        """The routing id of the next message, and whose it is. Raises zmq.Again where there is none."""
+        if self._holder is None:
+            return self._router.recv(zmq.NOBLOCK), EVERYONE
+        first = self._router.recv(zmq.NOBLOCK, copy=False)
+        return first.bytes, self._holder(first)
+
+    def _read(
+        self, peer: bytes, known: bool, who: PublicKey | None, now: float
+    ) -> tuple[Connection | None, list[bytes] | None]:
         """The frames of a message; None where there were too many."""
         router = self._router
         frames: list[bytes] = []
@@ -123,7 +136,7 @@ class Gate:
             connection = self.connections.knows(peer)
         else:
             first = router.recv(copy=False)
-            connection = self._came(peer, first, now)
+            connection = self._came(peer, first, who, now)
             frames.append(first.bytes)
         while (not frames or router.getsockopt(zmq.RCVMORE)) and len(frames) < FRAMES_MAX:
             # What is one too many isn't copied: it may have 40 MB.
@@ -142,12 +155,12 @@ class Gate:
         self._drop_frames()
         return connection, None
 
-    def _came(self, peer: bytes, first: zmq.Frame, now: float) -> Connection | None:
+    def _came(self, peer: bytes, first: zmq.Frame, who: PublicKey | None, now: float) -> Connection | None:
         self.events()  # that it was accepted comes before its first message
         connection, mistaken = self.connections.first_message(peer, first)
         if mistaken:
             self.guard.left(mistaken)
-        self.guard.came(peer, self._identify(first), now)
+        self.guard.came(peer, who.user_id if who is not None and self._holder is not None else "", now)
         return connection
 
     def _drop_frames(self) -> bool:
@@ -162,9 +175,7 @@ class Gate:
                 drop(nowhere)  # copies as much as finds room: nothing
         return False
 
-    def _take(
-        self, peer: bytes, frames: list[bytes], now: float, handle: Callable[[bytes, list[bytes]], None]
-    ) -> None:
+    def _take(self, peer: bytes, frames: list[bytes], who: PublicKey, now: float, handle: Handle) -> None:
         verdict = self.guard.admit(peer, sum(map(len, frames)), now)
         if verdict is not Verdict.TAKE:
             self.note("busy", TOO_FAST.message)
@@ -176,7 +187,7 @@ class Gate:
             self.connections.end(peer)
             return
         try:
-            handle(peer, frames)
+            handle(peer, frames, who)
         except WireError as error:
             self.note(error.code, error.message)
             if self.guard.rejected(peer, time.monotonic() - now, now):

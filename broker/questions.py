@@ -5,7 +5,7 @@ for them: what one question takes is measured, whatever it is.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,14 +42,15 @@ class Questions:
         self._queries = Queries(core, journal, self)
         self._watchers = Watchers(core.state, self._queries, send, self.asking, self._may_ask)
 
-    def ask(self, peer: bytes, request: int, question: Question, answer: Answer) -> None:
+    def ask(self, peer: bytes, request: int, question: Question, answer: Answer, key: str = "") -> None:
+        """`key`: the asker's, whose watches end when it is revoked."""
         if refusal := self._refusal(peer, question):
             answer(wire.Error(Code.BUSY, refusal))
             return
         with self.asking(peer):
             match question:
                 case wire.Watch():
-                    if not self._watchers.watch(peer, request, question, now()):
+                    if not self._watchers.watch(peer, request, question, now(), key):
                         text = f"{WATCHES_MAX} watches of this connection are open: let one of them lapse"
                         answer(wire.Error(Code.BUSY, text))
                 case wire.Status():
@@ -69,6 +70,10 @@ class Questions:
     def forget(self, peer: bytes) -> None:
         """A client that has gone or doesn't read watches no more."""
         self._watchers.forget(peer)
+
+    def revoke(self, keys: Collection[str]) -> None:
+        """Whoever came by one of these keys watches no more."""
+        self._watchers.revoke(keys)
 
     def read(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """As the journal's queue; the time that it takes is the asker's."""

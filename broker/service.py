@@ -4,19 +4,18 @@ One thread and one loop: take what came in, let the core decide, carry out its c
 and flush in groups. Only the flush itself is on another thread.
 """
 
-import contextlib
 import gc
 import random
 import secrets
 import signal
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 import zmq
 
+from broker.access import EXIT_OPEN, Access, check_reach
 from broker.admission import Admission
 from broker.core.commands import (
     Command,
@@ -43,6 +42,7 @@ from broker.core.events import (
     MxFound,
     SendFailed,
     Tick,
+    WorkerRevoked,
 )
 from broker.disk_space import DiskSpace, Room
 from broker.gate import Gate
@@ -51,22 +51,22 @@ from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
 from broker.memory import MemoryWatch
+from broker.mx_wanted import mx_lookups
 from broker.opening import Opening
 from broker.questions import Questions
 from broker.rejections import Rejections
 from broker.reopening import Reopening
 from broker.settings import Settings
 from broker.upkeep import Upkeep
+from broker.wakeup import Wakeup
 from evenpost import __version__
 from evenpost.runtime import logs, sockets
 from evenpost.runtime.clock import now
 from evenpost.runtime.clock_log import follow_clock
+from evenpost.runtime.curve import PublicKey
 from evenpost.wire import codec, limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
-
-if TYPE_CHECKING:
-    from broker.mx import MxLookups
 
 TICK_S = 0.1
 CLIENTS_REST_S = 0.002
@@ -78,28 +78,37 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         """Opens the journal and binds both sockets. Raises JournalError, EndpointError or ResolverError."""
         self._log = logs.get()
+        insecure = check_reach(settings.access, settings.clients, settings.workers)
+        if insecure:
+            self._log = self._log.bind(insecure=True)
+        self._log_started = self._log.warning if insecure else self._log.info
         self._journal = self._open_journal(settings.journal)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._access = Access(settings.access, self._context, self._log)
+        securing = self._access.securing
         try:
-            self._clients = sockets.router(self._context, settings.clients)
-            self._workers = sockets.router(self._context, settings.workers, limits.WORKER_FRAME_BYTES_MAX)
+            self._clients = sockets.router(self._context, settings.clients, secure=securing("clients"))
+            self._workers = sockets.router(
+                self._context, settings.workers, limits.WORKER_FRAME_BYTES_MAX, securing("workers")
+            )
+            check_reach(settings.access, *self._endpoints())
         except sockets.EndpointError:
+            self._access.close()
             self._context.destroy(0)
             self._journal.close()
             raise
         self._rejections = Rejections()
         self._client_gate = self._open_gate(
             "clients", self._context, self._clients, settings.client_limits, self._rejections,
-            may_wait=True, left=self._client_left,
+            may_wait=True, holder=self._access.holder("clients"), left=self._client_left,
         )  # fmt: skip
         self._worker_gate = self._open_gate(
-            "workers", self._context, self._workers, settings.worker_limits, self._rejections, may_wait=False
-        )
+            "workers", self._context, self._workers, settings.worker_limits, self._rejections,
+            may_wait=False, holder=self._access.holder("workers"),
+        )  # fmt: skip
         self._memory = MemoryWatch(settings.memory_max_bytes, (self._client_gate, self._worker_gate))
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        self._queue = GroupCommit(self._journal, self._wake)
+        self._wakeup = Wakeup()
+        self._queue = GroupCommit(self._journal, self._wakeup.wake)
         self._name = secrets.token_hex(4)
         self._core = Dispatcher(
             settings.core,
@@ -117,11 +126,12 @@ class Broker:
             self._core, self._journal, self._queue, self._client_gate.guard, self._reply
         )
         self._admission = Admission(self._client_gate.guard, self._core.state, self._queue)
-        self._mx = mx_lookups(settings, self._wake, self._mx_found)
+        self._mx = mx_lookups(settings, self._wakeup.wake, self._mx_found)
         self._stopping = 0
+        self._hung_up = False
         self._disk = DiskSpace(settings.journal, settings.disk_reserve, self._log)
         self._settings = settings
-        self._upkeep = Upkeep(settings, self._journal, self._queue, self._wake)
+        self._upkeep = Upkeep(settings, self._journal, self._queue, self._wakeup.wake)
 
     def _open_journal(self, path: Path) -> SqliteJournal:
         return SqliteJournal(path)
@@ -135,17 +145,23 @@ class Broker:
         """Serves until SIGTERM or SIGINT. The exit status: 0, or 1 where the journal failed."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
-        signal.set_wakeup_fd(self._wake_sender.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGHUP, self._reload_asked)
+        self._wakeup.by_signals(True)
         # What lives now lives on, and most of what comes dies by its reference count: look for cycles seldom.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         state = self._core.state
-        self._log.info(
+        clients, workers = self._endpoints()
+        if not self._access.prove(clients, workers):
+            self._access.close()
+            self._context.destroy(0)
+            return EXIT_OPEN
+        self._log_started(
             "broker.started",
             version=__version__,
-            clients=self._clients.get_string(zmq.LAST_ENDPOINT),
-            workers=self._workers.get_string(zmq.LAST_ENDPOINT),
+            clients=clients,
+            workers=workers,
             journal=str(self._settings.journal),
             campaigns=len(state.campaigns),
             known_workers=len(state.workers),
@@ -159,16 +175,17 @@ class Broker:
             return 1
         finally:
             self._upkeep.close(now())
-            signal.set_wakeup_fd(-1)
+            self._wakeup.by_signals(False)
             self._client_gate.close()
             self._worker_gate.close()
+            self._access.close()
             self._context.destroy(linger=500)
         self._journal.close()
         self._log.info("broker.stopped")
         return 0
 
     def _loop(self) -> None:
-        always = (self._wake_receiver, self._client_gate.monitor, self._worker_gate.monitor)
+        always = (self._wakeup, self._client_gate.monitor, self._worker_gate.monitor)
         pollers = {
             (clients, workers): poller_of(*always, *[self._clients] * clients, *[self._workers] * workers)
             for clients in (False, True)
@@ -189,8 +206,11 @@ class Broker:
             poller = pollers[clients_rest <= time.mono, workers_rest <= time.mono]
             wait_s = max(0.0, min(next_at - time.mono, self._queue.wait_s(time.mono)))
             ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
-            if self._wake_receiver.fileno() in ready:
-                self._drain_wake()
+            if self._wakeup.fileno() in ready:
+                self._wakeup.drain()
+            if self._hung_up:
+                self._hung_up = False
+                self._reload()
             self._queue.step(now().mono)
             if self._mx is not None:
                 self._mx.step()
@@ -225,15 +245,6 @@ class Broker:
                 self._execute(self._core.dispatch(time))
             self._queue.step(time.mono)
 
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full of wake-ups: the loop will wake
-            self._wake_sender.send(b"\0")
-
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # drained
-            while self._wake_receiver.recv(4096):
-                pass
-
     def _mx_found(self, domain: str, exchanger: str) -> None:
         self._handle(MxFound(domain, exchanger))
 
@@ -243,15 +254,30 @@ class Broker:
             raise KeyboardInterrupt
         self._log.info("broker.stopping", signal=signal.Signals(number).name)
 
+    def _reload_asked(self, _: int, __: Any) -> None:
+        self._hung_up = True
+
+    def _reload(self) -> None:
+        revoked = self._access.reload()
+        for worker in revoked.workers:
+            self._handle(WorkerRevoked(worker))
+        self._questions.revoke(revoked.keys)
+
+    def _endpoints(self) -> tuple[str, str]:
+        return self._clients.get_string(zmq.LAST_ENDPOINT), self._workers.get_string(zmq.LAST_ENDPOINT)
+
     # --- what comes in ------------------------------------------------------------------------
 
-    def _from_worker(self, peer: bytes, frames: list[bytes]) -> None:
+    def _from_worker(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
         envelope = codec.decode(frames, wire.FROM_WORKER)
+        known = self._core.state.by_peer.get(peer)
+        self._access.check_worker(who, envelope.message, known.name if known else None)
         self._handle(FromWorker(peer, envelope.request, envelope.message))
 
-    def _from_client(self, peer: bytes, frames: list[bytes]) -> None:
+    def _from_client(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
         envelope = codec.decode(frames, wire.FROM_CLIENT)
         request, message = envelope.request, envelope.message
+        self._access.check_client(who, message)
 
         def answer(reply: wire.Message) -> None:
             self._reply(peer, request, reply)
@@ -269,7 +295,7 @@ class Broker:
             case (
                 wire.Status() | wire.Watch() | wire.Report() | wire.Trace() | wire.Servers() | wire.Explain()
             ):
-                self._questions.ask(peer, request, message, answer)
+                self._questions.ask(peer, request, message, answer, who.key)
             case _:
                 self._handle(FromClient(peer, request, message))
 
@@ -338,19 +364,8 @@ class Broker:
         Reopening(command, self._journal, self._queue, self._handle, refuse, lambda: now().wall).start()
 
 
-def poller_of(*places: zmq.Socket[bytes] | socket.socket) -> zmq.Poller:
+def poller_of(*places: "zmq.Socket[bytes] | Wakeup") -> zmq.Poller:
     poller = zmq.Poller()
     for place in places:
         poller.register(place, zmq.POLLIN)
     return poller
-
-
-def mx_lookups(
-    settings: Settings, wake: Callable[[], None], found: Callable[[str, str], None]
-) -> "MxLookups | None":
-    """None where no group of domains goes by its mail exchanger: not everybody has a name server at hand."""
-    if not any(domain.mx for domain in settings.core.domains):
-        return None
-    from broker.mx import MxLookups
-
-    return MxLookups(wake, found, resolver=settings.dns_resolver)

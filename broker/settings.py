@@ -2,9 +2,23 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from broker.core.settings import Settings as CoreSettings
 from broker.guard import Limits
+
+if TYPE_CHECKING:
+    from evenpost.runtime.curve import SecretKey
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    own: "SecretKey | None" = None
+    """The broker's key; None: no CURVE."""
+    keys: Path | None = None
+    """The folder of allowed public keys."""
+    insecure: bool = False
+    """Listen beyond loopback without CURVE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +38,4 @@ class Settings:
     memory_max_bytes: int = 2048 * 1024 * 1024
     """Of resident memory: above it, connections that hold much of it unread are ended. 0: never."""
     core: CoreSettings = field(default_factory=CoreSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)

@@ -1,6 +1,6 @@
 """Clients that watch: each gets an update at its interval until it stops saying WATCH."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -24,6 +24,8 @@ class _Watcher:
     interval_s: float
     next_at: float
     until: float
+    key: str
+    """By which its peer came; empty without CURVE."""
 
 
 class Watchers:
@@ -45,7 +47,7 @@ class Watchers:
         self._watchers: dict[tuple[bytes, int], _Watcher] = {}
         self._counts: dict[bytes, int] = {}
 
-    def watch(self, peer: bytes, request: int, message: wire.Watch, now: Now) -> bool:
+    def watch(self, peer: bytes, request: int, message: wire.Watch, now: Now, key: str = "") -> bool:
         """Begins a watch or goes on with it; False: this client has as many as it may."""
         known = self._watchers.get((peer, request))
         if known is None:
@@ -55,7 +57,7 @@ class Watchers:
             self._counts[peer] = count + 1
         next_at = known.next_at if known else now.mono
         until = now.mono + RENEW_WITHIN_S
-        watcher = _Watcher(message.campaign, message.interval_s, next_at, until)
+        watcher = _Watcher(message.campaign, message.interval_s, next_at, until, key)
         self._watchers[peer, request] = watcher
         return True
 
@@ -69,6 +71,11 @@ class Watchers:
             self._counts[peer] -= 1
             if not self._counts[peer]:
                 del self._counts[peer]
+
+    def revoke(self, keys: Collection[str]) -> None:
+        """Whoever came by one of these keys gets nothing more."""
+        for which in [which for which, watcher in self._watchers.items() if watcher.key in keys]:
+            self._end(*which)
 
     def tick(self, now: Now) -> None:
         for (peer, request), watcher in list(self._watchers.items()):

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -15,6 +16,8 @@ from client.input_campaign import Campaign
 from client.session import Timing
 from client.submission_plan import Plan, ProgressCall, Receipt, new_submission_id
 from evenpost import __version__
+from evenpost.runtime.curve import CurvePeer, KeyFileError, Role, SecretKey
+from evenpost.runtime.curve_files import read_broker_key, read_peer
 from evenpost.wire import limits
 from evenpost.wire.errors import Code
 from evenpost.wire.messages import (
@@ -57,7 +60,9 @@ class AsyncClient(Steering):
             final = await client.wait(receipt.campaign)
             print(final.counts)                     # {"sent": 4998, "bounced": 2}
 
-    `broker` is the broker's endpoint for clients. `timeout`: seconds without an answer after which the broker
+    `broker` is the broker's endpoint for clients. Where it wants keys, `key` is ours (a .key file, or what
+    `evenpost.runtime.curve_files.read_secret_key` gave) and `broker_key` the broker's public one (its .pub
+    file, or the key itself). `timeout`: seconds without an answer after which the broker
     counts as unavailable; a restart of the broker within that time goes unnoticed. `connect_timeout`: the
     same for the first contact. Every verb can raise ClientError; its code is `unavailable` where nobody
     answered. Times in what comes back are milliseconds since the Unix epoch.
@@ -67,6 +72,8 @@ class AsyncClient(Steering):
         self,
         broker: str = DEFAULT_BROKER,
         *,
+        key: str | Path | SecretKey | None = None,
+        broker_key: str | Path | None = None,
         timeout: float = TIMEOUT_S,  # the patience of all requests, not of one call
         connect_timeout: float = CONNECT_TIMEOUT_S,
     ) -> None:
@@ -74,6 +81,7 @@ class AsyncClient(Steering):
             if not 0 < seconds < math.inf:  # false for nan, too
                 raise ClientError(BAD_INPUT, f"{name} is a number of seconds above 0, not {seconds!r}")
         self.broker = broker
+        self._curve = _curve(key, broker_key)
         self._timing = Timing(timeout_s=timeout)
         self._connect_timeout_s = min(connect_timeout, timeout)
         self._connection: Connection | None = None
@@ -299,7 +307,7 @@ class AsyncClient(Steering):
     async def _connected(self) -> Connection:
         async with self._connecting:
             if self._connection is None:
-                connection = Connection(self.broker, self._timing)
+                connection = Connection(self.broker, self._timing, self._curve)
                 try:
                     hello = Hello("evenpost-client", f"evenpost/{__version__}")
                     self._welcome = await connection.ask(hello, Welcome, timeout_s=self._connect_timeout_s)
@@ -311,6 +319,19 @@ class AsyncClient(Steering):
 
     async def _ask(self, message: Message, answer: type[M]) -> M:
         return await (await self._connected()).ask(message, answer)
+
+
+def _curve(key: str | Path | SecretKey | None, broker_key: str | Path | None) -> CurvePeer | None:
+    """Raises ClientError (`bad_input`)."""
+    try:
+        broker = None if broker_key is None else str(broker_key)
+        if isinstance(key, SecretKey):
+            if broker is None:
+                raise KeyFileError("a key of ours without the broker's: give broker_key too")
+            return CurvePeer(key, read_broker_key(broker))
+        return read_peer(None if key is None else Path(key), broker, {Role.CLIENT, Role.ADMIN})
+    except KeyFileError as error:
+        raise ClientError(BAD_INPUT, str(error)) from None
 
 
 def _over(campaign: CampaignStatus) -> bool:

@@ -10,6 +10,8 @@ from client.errors import BAD_INPUT, CLOSED, ClientError
 from client.session import Answer, Command, Fail, Send, Session, Timing
 from client.submission import PackedRow, Submission
 from evenpost.runtime import clock, sockets
+from evenpost.runtime.curve import CurvePeer
+from evenpost.runtime.handshakes import Failure
 from evenpost.wire import codec
 from evenpost.wire.errors import Code, WireError
 from evenpost.wire.messages import TO_CLIENT, Message, OpenCampaign, Watch, WatchUpdate
@@ -32,7 +34,7 @@ class _Watching:
 class Connection:
     """Opened inside a running event loop, and closed there."""
 
-    def __init__(self, broker: str, timing: Timing) -> None:
+    def __init__(self, broker: str, timing: Timing, curve: CurvePeer | None = None) -> None:
         """Raises ClientError (`bad_input`) where `broker` is no endpoint."""
         self._broker = broker
         self._timing = timing
@@ -44,9 +46,11 @@ class Connection:
         self._lanes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._trouble = ""
+        """Why the last handshake failed."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._dealer = sockets.Dealer(self._context, broker, self._received)
+            self._dealer = sockets.Dealer(self._context, broker, self._received, curve, self._refused)
         except (sockets.EndpointError, zmq.ZMQError) as error:
             self._context.destroy(0)
             raise ClientError(BAD_INPUT, str(error)) from None
@@ -132,6 +136,7 @@ class Connection:
         except WireError as error:
             self._unreadable(codec.request_of(frames), error)
             return
+        self._trouble = ""
         request, message = envelope.request, envelope.message
         now = clock.now().mono
         stream = self._submissions.get(request >> _LANE_BITS)
@@ -144,13 +149,21 @@ class Connection:
     def _unreadable(self, request: int, error: WireError) -> None:
         found = ClientError(error.code, f"the broker's answer can't be read: {error.message}")
         if error.code == Code.BAD_VERSION:
-            self._perform(self._session.fail_all(found))
-            for each in list(self._submissions.values()):
-                each.abandon(found)
+            self._fail_all(found)
         elif stream := self._submissions.get(request >> _LANE_BITS):
             stream.abandon(found)
         else:
             self._perform(self._session.reject(request, found))
+
+    def _refused(self, failure: Failure) -> None:
+        self._trouble = failure.reason
+        if failure.final:
+            self._fail_all(ClientError(Code.FORBIDDEN, f"{failure.reason} ({self._broker})"))
+
+    def _fail_all(self, error: ClientError) -> None:
+        self._perform(self._session.fail_all(error))
+        for each in list(self._submissions.values()):
+            each.abandon(error)
 
     def _perform(self, commands: list[Command]) -> None:
         for command in commands:
@@ -180,7 +193,8 @@ class Connection:
     def with_address(self, error: ClientError) -> ClientError:
         if error.code != Code.UNAVAILABLE:
             return error
-        return ClientError(error.code, f"{error.message} ({self._broker})")
+        trouble = f": {self._trouble}" if self._trouble else ""
+        return ClientError(error.code, f"{error.message} ({self._broker}){trouble}")
 
     def _arm(self) -> None:
         """One timer for whatever is due first."""

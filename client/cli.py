@@ -4,6 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from client.cli_explain import explain
+from client.cli_keys import keys
 from client.cli_look import report, servers, status, trace, watch
 from client.cli_steer import cancel, drain, maint, maxconn, pause, ready, resume, retry_failed, weight
 from client.cli_submit import send, submit
@@ -15,7 +16,7 @@ SECTIONS = {
     "Look": ("status", "watch", "report", "trace", "explain", "servers"),
     "Steer": ("pause", "resume", "cancel", "retry-failed"),
     "Servers": ("drain", "maint", "ready", "weight", "maxconn"),
-    "Run": ("up", "completion"),
+    "Run": ("up", "keys", "completion"),
 }
 
 
@@ -68,7 +69,7 @@ def completion(shell: str) -> None:
 
 
 for each in (submit, send, status, watch, report, trace, explain, servers, pause, resume, cancel,
-             retry_failed, drain, maint, ready, weight, maxconn, up, completion):  # fmt: skip
+             retry_failed, drain, maint, ready, weight, maxconn, up, keys, completion):  # fmt: skip
     cli.add_command(each)
 
 

@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from client.errors import ClientError
 from client.problems import InputError, Problem, counted
 from client.sync_api import Client
 from evenpost.runtime import settings
+from evenpost.runtime.curve_options import curve_options
 from evenpost.wire.errors import Code
 from evenpost.wire.messages import CampaignStatus
 
@@ -24,6 +26,8 @@ EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE: as a program in C would end."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+Connect = Callable[[], Client]
+"""To be used with `with`; raises ClientError where there is no broker."""
 
 broker_option = settings.option(
     "--broker", default=DEFAULT_BROKER, metavar="ENDPOINT", help="The broker's endpoint for clients."
@@ -36,21 +40,33 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 def command(function: F) -> F:
-    """--broker, --timeout and --json for a command, and its errors as sentences."""
-    return broker_option(timeout_option(json_option(speaking(function))))  # type: ignore[no-any-return]  # click's
+    """--broker, its keys, --timeout and --json for a command, which gets `connect` in their place, and its
+    errors as sentences."""
+
+    spoken = speaking(function)
+
+    @functools.wraps(function)
+    def wrapped(
+        *, broker: str, curve_key: Path | None, broker_key: str | None, timeout: float, **kwargs: Any
+    ) -> Any:
+        return spoken(connect=functools.partial(connect, broker, curve_key, broker_key, timeout), **kwargs)
+
+    for option in (json_option, timeout_option, curve_options("EVENPOST_CURVE_KEY"), broker_option):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]  # click calls it
 
 
-def connect(broker: str, timeout: float) -> Client:
+def connect(broker: str, key: Path | None, broker_key: str | None, timeout: float) -> Client:
     """To be used with `with`; raises ClientError where there is no broker."""
-    return Client(broker, timeout=timeout)
+    return Client(broker, key=key, broker_key=broker_key, timeout=timeout)
 
 
 def client_command(function: Callable[..., None]) -> Callable[..., None]:
     """`command` for what does nothing without a broker: it gets a connected `client` in their place."""
 
     @functools.wraps(function)
-    def wrapped(*, broker: str, timeout: float, **kwargs: Any) -> None:
-        with connect(broker, timeout) as client:
+    def wrapped(*, connect: Connect, **kwargs: Any) -> None:
+        with connect() as client:
             function(client=client, **kwargs)
 
     return command(wrapped)

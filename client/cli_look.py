@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from client import output, output_table, output_times
-from client.cli_common import EXIT_INTERRUPTED, client_command, command, connect, exit_by, goes_on
+from client.cli_common import EXIT_INTERRUPTED, Connect, client_command, command, exit_by, goes_on
 from client.errors import BAD_INPUT, ClientError
 from client.output_live import show_watch
 from client.problems import counted
@@ -62,7 +62,7 @@ def status(campaign: str | None, limit: int, client: Client, as_json: bool) -> N
     "--interval", type=FiniteRange(0.05, 10), default=0.5, show_default=True, help="Seconds an update."
 )
 @command
-def watch(campaign: str | None, interval: float, broker: str, timeout: float, as_json: bool) -> None:
+def watch(campaign: str | None, interval: float, connect: Connect, as_json: bool) -> None:
     """Shows workers and campaigns at work: all running ones, or CAMPAIGN until it ends.
 
     On a terminal it is a live table of the workers (state, load, limit, messages sent a second, share of what
@@ -70,7 +70,7 @@ def watch(campaign: str | None, interval: float, broker: str, timeout: float, as
     JSON document a line. The exit status is 0 if the campaign ended with all sent, 1 if some failed.
     """
     try:
-        with connect(broker, timeout) as client:
+        with connect() as client:
             if campaign is not None:
                 client.status(campaign)  # says at once that there is none
             show_watch(client.watch(campaign, interval=interval), as_json=as_json)

@@ -15,7 +15,7 @@ from client.cli_campaign import (
     submit_options,
     submit_values,
 )
-from client.cli_common import command, connect, exit_by, goes_on, show_warnings
+from client.cli_common import Connect, command, exit_by, goes_on, show_warnings
 from client.output_live import Bar, show_waiting, show_watch
 from client.output_table import on_terminal
 from client.output_times import duration
@@ -40,8 +40,7 @@ def submit(
     previews: int | None,
     preview_dir: Path,
     wait: bool,
-    broker: str,
-    timeout: float,
+    connect: Connect,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -78,7 +77,7 @@ def submit(
         submission_id = submission_id or campaign.submission_id
         chosen = submission_id is not None
         submission_id = submission_id or new_submission_id()
-        with connect(broker, timeout) as client:
+        with connect() as client:
             if not as_json and not chosen:
                 bar.say(f"Submission {submission_id} (--submission-id to take it up again)")
             receipt = client.submit_plan(plan, submission_id)
@@ -101,8 +100,7 @@ def send(
     priority: int,
     submission_id: str | None,
     wait: bool,
-    broker: str,
-    timeout: float,
+    connect: Connect,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -125,7 +123,7 @@ def send(
     show_warnings(campaign.warnings, as_json=as_json)
     with Plan(campaign) as plan:
         plan.check()
-        with connect(broker, timeout) as client:
+        with connect() as client:
             receipt = client.submit_plan(plan, submission_id)
             _finish(client, receipt, plan, wait=wait, as_json=as_json)
 

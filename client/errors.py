@@ -13,7 +13,7 @@ class ClientError(Exception):
 
     `code` is `bad_input`, `closed`, or one of the protocol's (docs/protocol.md says what to do about each):
     `unavailable` (no broker answered in time), `not_found`, `wrong_state`, `conflict`, `too_large`, `busy`,
-    `out_of_order`, `bad_message`, `bad_version`, `bad_frame`.
+    `forbidden`, `out_of_order`, `bad_message`, `bad_version`, `bad_frame`.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -11,6 +12,7 @@ from client.api_steering import RetryState
 from client.errors import CLOSED, ClientError
 from client.input_campaign import Campaign
 from client.submission_plan import Plan, ProgressCall, Receipt
+from evenpost.runtime.curve import SecretKey
 from evenpost.wire.messages import (
     CampaignStatus,
     Explanation,
@@ -40,11 +42,15 @@ class Client:
         self,
         broker: str = DEFAULT_BROKER,
         *,
+        key: str | Path | SecretKey | None = None,
+        broker_key: str | Path | None = None,
         timeout: float = TIMEOUT_S,
         connect_timeout: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self.broker = broker
-        self._client = AsyncClient(broker, timeout=timeout, connect_timeout=connect_timeout)
+        self._client = AsyncClient(
+            broker, key=key, broker_key=broker_key, timeout=timeout, connect_timeout=connect_timeout
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import click
 
+from evenpost.runtime.curve_options import curve_options, read_curve
 from evenpost.runtime.failpoints import FailPoints, failpoints_option
 from evenpost.runtime.secret import Secret
 from evenpost.runtime.settings import (
@@ -59,6 +60,7 @@ Exit status
   1   stopped with messages on the wire    76  the broker speaks another version
   2   bad input                            78  another worker took over this --name
   70  a bug in Evenpost                        (starting this one again would take it back)
+  77  the key may not be a worker of this name
 """
 
 
@@ -70,6 +72,7 @@ Exit status
     "--broker", default="tcp://127.0.0.1:5551", metavar="ENDPOINT", envvar="EVENPOST_WORKER_BROKER",
     help="Where the broker listens for workers. (Clients have another endpoint, in EVENPOST_BROKER.)",
 )
+@curve_options("EVENPOST_WORKER_CURVE_KEY")
 @option(
     "--smtp", required=True, metavar="URL",
     help="The SMTP server: smtp://[USER@]HOST[:PORT], or smtps:// for TLS from the start. The port is 25, "
@@ -176,7 +179,8 @@ Exit status
 @config_option("worker")
 @version_option()
 def cli(
-    broker: str, outcome_log: Path | None, outcome_log_sync: bool, drain_timeout: float, name: str | None,
+    broker: str, curve_key: Path | None, broker_key: str | None, outcome_log: Path | None,
+    outcome_log_sync: bool, drain_timeout: float, name: str | None,
     weight: int, rate: str, agent: str | None, agent_interval: float, pool: tuple[str, ...], log_level: str,
     log_format: Any, log_addresses: bool, config: Path | None, failpoints: FailPoints | None, **smtp: Any,
 ) -> int:
@@ -187,6 +191,7 @@ def cli(
     """
     # fmt: on
     from evenpost.runtime import logs
+    from evenpost.runtime.curve import Role
 
     logs.configure("worker", level=log_level, format=log_format, addresses=log_addresses)
     server = server_config(**smtp)
@@ -203,6 +208,7 @@ def cli(
         pools=tuple(_name(tag, "--pool") for tag in pool),
         outcome_log_sync=outcome_log_sync,
         drain_timeout_s=drain_timeout,
+        curve=read_curve(curve_key, broker_key, {Role.WORKER}),
         log_sent=log_level == "debug",
     )
     return start(settings, failpoints)

@@ -14,6 +14,7 @@ import zmq
 from evenpost import __version__
 from evenpost.runtime import clock, logs
 from evenpost.runtime.clock_log import follow_clock
+from evenpost.runtime.handshakes import Failure
 from evenpost.runtime.settings import EXIT_INTERNAL
 from evenpost.runtime.sockets import Dealer
 from evenpost.runtime.tasks import Tasks
@@ -57,6 +58,8 @@ BAD_FRAMES_LOGGED_EVERY_S = 10.0
 NOTED_WITHIN_S = 0.001
 """How soon an answer is in the outcome log's file, where nothing else writes it sooner: what a process has
 only in memory when it is killed may go out twice."""
+REFUSALS_LOGGED_EVERY_S = 60.0
+"""The same refusal of our connection."""
 
 _LEVELS = {"deferred": "info", "bounced": "info", "unknown": "warning", "not_sent": "debug", "sent": "debug"}
 
@@ -90,6 +93,8 @@ class Worker:
         self._signals = 0
         self._bad_frames = 0
         self._bad_frame_logged_at = float("-inf")
+        self._refusal = ""
+        self._refusal_logged_at = float("-inf")
         self._stopped: asyncio.Future[int] = self._loop.create_future()
 
     async def run(self) -> int:
@@ -100,7 +105,9 @@ class Worker:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._log_started()
         try:
-            self._dealer = Dealer(context, self.settings.broker, self._receive)
+            self._dealer = Dealer(
+                context, self.settings.broker, self._receive, self.settings.curve, self._broker_refused
+            )
             await self._upstream.start()
             self._handle(Tick())
             status = await self._stopped
@@ -131,6 +138,13 @@ class Worker:
         elif isinstance(message, messages.Batch):
             self._templates.use(message.campaign)  # it is used from now on, though the batch may wait
         self._handle(Received(message, received.request))
+
+    def _broker_refused(self, failure: Failure) -> None:
+        """It goes on trying: a key may be allowed any time."""
+        now = clock.now().mono
+        if failure.reason != self._refusal or now >= self._refusal_logged_at + REFUSALS_LOGGED_EVERY_S:
+            self._refusal, self._refusal_logged_at = failure.reason, now
+            self._logger.error("worker.no_access", broker=self.settings.broker, reason=failure.reason)
 
     def _signalled(self, number: signal.Signals) -> None:
         self._signals += 1

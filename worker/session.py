@@ -21,6 +21,7 @@ from worker.lease import Lease
 from worker.outcome_rows import Rows
 from worker.reporting import Reporter
 from worker.vocabulary import (
+    CUT_OFF,
     ENDINGS,
     EXIT_UNFINISHED,
     AgentSaid,
@@ -138,7 +139,7 @@ class Session:
 
     @property
     def _reporting(self) -> bool:
-        return self._welcomed and self._ending not in ("conflict", "protocol")
+        return self._welcomed and self._ending not in CUT_OFF
 
     # --- events -------------------------------------------------------------------------------------
 
@@ -236,6 +237,10 @@ class Session:
             if self._ending != "conflict":
                 out.append(Log("error", "worker.taken_over", {"reason": error.message}))
                 self._end("conflict", error.message, now, out)
+        elif error.code == Code.FORBIDDEN:
+            if self._ending != "forbidden":
+                out.append(Log("error", "worker.forbidden", {"reason": error.message}))
+                self._end("forbidden", error.message, now, out)
         elif error.code == Code.BAD_VERSION:
             if self._ending != "protocol":
                 out.append(Log("error", "worker.wrong_version", {"reason": error.message}))
@@ -357,7 +362,7 @@ class Session:
         self._number += 1
         self._spoke_at = mono
         self._speak_at = mono + self._heartbeat_s
-        if self._ending in ("conflict", "protocol"):
+        if self._ending in CUT_OFF:
             return
         if self._welcomed:
             self._flush = True  # for what was confirmed, which nothing else is in a hurry to write down
@@ -400,7 +405,7 @@ class Session:
             return
         if self.batches:
             return
-        if self._ending in ("conflict", "protocol"):
+        if self._ending in CUT_OFF:
             self._stop(out)
         elif self._reporter.settled:
             if not self._welcomed:

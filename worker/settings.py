@@ -4,8 +4,12 @@ import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worker.smtp.config import ServerConfig
+
+if TYPE_CHECKING:
+    from evenpost.runtime.curve import CurvePeer
 
 DRAIN_TIMEOUT_S = 30.0
 WEIGHT = 100
@@ -28,6 +32,8 @@ class Settings:
     agent_interval_s: float = AGENT_INTERVAL_S
     outcome_log_sync: bool = False
     drain_timeout_s: float = DRAIN_TIMEOUT_S
+    curve: "CurvePeer | None" = None
+    """Our key and the broker's; None: no CURVE."""
     log_sent: bool = False
     """An event for each message sent: the log level is debug."""
 

@@ -13,17 +13,22 @@ EXIT_LOG = 74
 """EX_IOERR of sysexits.h: the outcome log can't be written."""
 EXIT_PROTOCOL = 76
 """EX_PROTOCOL: the broker speaks another version."""
+EXIT_FORBIDDEN = 77
+"""EX_NOPERM: our key may not be a worker of this name."""
 EXIT_CONFLICT = 78
 """EX_CONFIG: another worker with this name has taken over. Starting again would take it back: don't."""
 
-Ending = Literal["drain", "conflict", "protocol", "log"]
+Ending = Literal["drain", "conflict", "protocol", "forbidden", "log"]
 ENDINGS: dict[Ending, tuple[int, str]] = {
     "drain": (0, "the worker is draining"),
     "conflict": (EXIT_CONFLICT, "another worker with this name has taken over"),
     "protocol": (EXIT_PROTOCOL, "the broker speaks another version"),
+    "forbidden": (EXIT_FORBIDDEN, "the broker doesn't allow our key this name"),
     "log": (EXIT_LOG, "the outcome log can't be written"),
 }
 """Why it ends: the exit status, and what messages that are handed back are told."""
+CUT_OFF: frozenset[Ending | None] = frozenset({"conflict", "protocol", "forbidden"})
+"""Ends after which the broker takes no report from us: the next start's log has it all."""
 
 
 class Held:

@@ -28,6 +28,7 @@ from broker.core.events import (
     StoredBatch,
     SubmissionOpened,
     Tick,
+    WorkerRevoked,
     WorkerStored,
 )
 from broker.core.groups import Group
@@ -114,6 +115,8 @@ class Dispatcher:
                 return journaled.stored(state, self.balancer, event, now)
             case SendFailed():
                 return fleet.send_failed(state, self.balancer, event, now)
+            case WorkerRevoked():
+                return fleet.revoked(state, self.balancer, event, now)
             case Reopened():
                 return campaign_life.reopened(state, event, now)
             case QuotaStored():

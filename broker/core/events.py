@@ -155,6 +155,13 @@ class SendFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerRevoked:
+    """The key by which a worker said hello may not be this worker any more."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reopened:
     """RETRY_FAILED is written: so many messages of each state are DEFERRED and due again."""
 
@@ -207,6 +214,7 @@ Event = (
     | LookedUp
     | BatchStored
     | SendFailed
+    | WorkerRevoked
     | Reopened
     | QuotaStored
     | MxFound

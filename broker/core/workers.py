@@ -15,7 +15,7 @@ from broker.core.commands import (
     SetWorker,
     ToWorker,
 )
-from broker.core.events import FromWorker, HeldRead, SendFailed, WorkerStored
+from broker.core.events import FromWorker, HeldRead, SendFailed, WorkerRevoked, WorkerStored
 from broker.core.groups import domain_of
 from broker.core.late import history
 from broker.core.state import Batch, Campaign, Message, Phase, State, Stored, index_of, message_id
@@ -276,6 +276,20 @@ def send_failed(state: State, balancer: Balancer, event: SendFailed, now: Now) -
             out.append(Log("warning", "worker.lost", {"worker": worker.name, "reason": "connection lost"}))
             _disconnect(state, worker)
         balancer.update(worker, now.mono)
+    return out
+
+
+def revoked(state: State, balancer: Balancer, event: WorkerRevoked, now: Now) -> list[Command]:
+    """Its key isn't allowed any more: lost at once. What it says from now on isn't heard, so what it has
+    counts as unknown at the end of its lease."""
+    worker = state.workers[event.worker]
+    if not worker.connected:
+        return []
+    out: list[Command] = [Log("warning", "worker.lost", {"worker": worker.name, "reason": "key revoked"})]
+    if worker.batches:
+        out.append(ToWorker(worker.peer, wire.Revoke(list(worker.batches))))
+    _disconnect(state, worker)
+    balancer.update(worker, now.mono)
     return out
 
 

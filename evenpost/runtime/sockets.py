@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import zmq
 
+from evenpost.runtime.curve import CurvePeer
+from evenpost.runtime.handshakes import Failure, HandshakeMonitor
 from evenpost.wire import limits
 
 SEND_QUEUE_MESSAGES_MAX = 1_000
@@ -28,6 +30,9 @@ _LISTEN_BACKLOG = 1_024
 _RECONNECT_MS = 100
 _RECONNECT_MS_MAX = 1_000
 """A restarted broker waits for its workers for longer than this: RECOVERY_S_MIN of broker.core.settings."""
+_REFUSED_RETRY_S = 1.0
+_REFUSED_RETRY_S_MAX = 10.0
+"""Pauses before a connection that was refused is tried again: the first, and the longest."""
 
 
 class EndpointError(ValueError):
@@ -58,14 +63,19 @@ def _common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, _ZMTP_HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ZMTP_TIMEOUT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, _ZMTP_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     socket.setsockopt(zmq.IPV6, 1)
 
 
 def router(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, frame_bytes_max: int = limits.FRAME_BYTES_MAX
+    context: zmq.Context[zmq.Socket[bytes]],
+    endpoint: str,
+    frame_bytes_max: int = limits.FRAME_BYTES_MAX,
+    secure: Callable[[zmq.Socket[bytes]], None] | None = None,
 ) -> zmq.Socket[bytes]:
     """A bound ROUTER. Sending to a peer that has gone or that doesn't read raises: EHOSTUNREACH, EAGAIN.
-    Whoever sends a frame of more than `frame_bytes_max` is cut off before it is taken in.
+    Whoever sends a frame of more than `frame_bytes_max` is cut off before it is taken in. `secure` gives it
+    its keys, before it binds.
 
     Raises EndpointError where the address can't be bound.
     """
@@ -73,6 +83,8 @@ def router(
     _common(socket)
     socket.setsockopt(zmq.MAXMSGSIZE, frame_bytes_max)
     socket.setsockopt(zmq.RCVHWM, ROUTER_RECEIVE_QUEUE_MESSAGES_MAX)
+    if secure is not None:
+        secure(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.BACKLOG, _LISTEN_BACKLOG)
     try:
@@ -84,7 +96,8 @@ def router(
 
 
 class Dealer:
-    """A connected DEALER inside an asyncio loop: `receive` is called with the frames of each message.
+    """A connected DEALER inside an asyncio loop: `receive` is called with the frames of each message, and
+    `refused` when a handshake failed, over and over while it does.
 
     Why not zmq.asyncio: it makes a future for every message; here a message is a plain call.
     """
@@ -94,18 +107,38 @@ class Dealer:
         context: zmq.Context[zmq.Socket[bytes]],
         endpoint: str,
         receive: Callable[[list[bytes]], None],
+        curve: CurvePeer | None = None,
+        refused: Callable[[Failure], None] | None = None,
     ) -> None:
+        self._context = context
+        self._endpoint = check_endpoint(endpoint)
         self._receive = receive
+        self._curve = curve
+        self._refused = refused
         self._loop = asyncio.get_running_loop()
-        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        _common(self._socket)
-        # Nothing is queued for a broker that isn't there: what is due is said anew when it comes back.
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX)
-        self._socket.connect(check_endpoint(endpoint))
         self._scheduled = False
         self._closed = False
+        self._retry_s = _REFUSED_RETRY_S
+        self._retry: asyncio.TimerHandle | None = None
+        self._open()
+
+    def _open(self) -> None:
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        try:
+            _common(self._socket)
+            # Nothing is queued for a broker that isn't there: what is due is said anew when it comes back.
+            self._socket.setsockopt(zmq.IMMEDIATE, 1)
+            self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+            self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX)
+            if self._curve is not None:
+                self._curve.secure(self._socket)
+            self._monitor = HandshakeMonitor(
+                self._socket, has_key=self._curve is not None, failed=self._failed, succeeded=self._succeeded
+            )
+            self._socket.connect(self._endpoint)
+        except BaseException:
+            self._socket.close()
+            raise
         self._loop.add_reader(self._socket.FD, self._drain)
         self._schedule()
 
@@ -126,8 +159,30 @@ class Dealer:
         """Closes at once, whatever is queued."""
         if not self._closed:
             self._closed = True
-            self._loop.remove_reader(self._socket.FD)
-            self._socket.close()
+            if self._retry is not None:
+                self._retry.cancel()
+            self._close_socket()
+
+    def _close_socket(self) -> None:
+        self._loop.remove_reader(self._socket.FD)
+        self._monitor.close()
+        self._socket.close()
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.final and self._retry is None and not self._closed:
+            # libzmq doesn't try again after these; a key may be allowed later, or the broker be another one.
+            self._retry = self._loop.call_later(self._retry_s, self._reopen)
+            self._retry_s = min(2 * self._retry_s, _REFUSED_RETRY_S_MAX)
+        if self._refused is not None:
+            self._refused(failure)
+
+    def _reopen(self) -> None:
+        self._retry = None
+        self._close_socket()
+        self._open()
+
+    def _succeeded(self) -> None:
+        self._retry_s = _REFUSED_RETRY_S
 
     def _schedule(self) -> None:
         if not self._scheduled:

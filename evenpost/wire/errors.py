@@ -15,6 +15,7 @@ class Code(StrEnum):
     OUT_OF_ORDER = "out_of_order"
     TOO_LARGE = "too_large"
     BUSY = "busy"
+    FORBIDDEN = "forbidden"
     UNAVAILABLE = "unavailable"
 
 

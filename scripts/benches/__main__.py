@@ -44,6 +44,7 @@ command(
     throughput.measure,
     number("--messages", 100_000, "Messages a round and contestant."),
     number("--rounds", 3, "Rounds; the median counts."),
+    click.option("--curve", is_flag=True, help="What CURVE costs, instead: with keys against without."),
 )
 command(
     "queue",

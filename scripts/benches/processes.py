@@ -15,6 +15,8 @@ from pathlib import Path
 import click
 
 from client import Campaign, Client
+from evenpost.runtime.curve import Role, SecretKey, new_key
+from evenpost.runtime.curve_files import write_new
 from tests.servers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,31 +108,56 @@ def wait_for_port(port: int, seconds: float = 10.0) -> None:
             time.sleep(0.02)
 
 
+def make_keys(folder: Path, workers: int) -> tuple[SecretKey, str]:
+    """Writes the keys of a cluster: the client's, and the broker's public one."""
+    for name in ("clients", "workers", "admins"):
+        (folder / "keys" / name).mkdir(parents=True)
+    write_new(broker := new_key(Role.BROKER, "broker"), folder)
+    write_new(client := new_key(Role.CLIENT, "client"), folder / "keys/clients")
+    for number in range(workers):
+        secret, _ = write_new(new_key(Role.WORKER, f"w{number}"), folder / "keys/workers")
+        secret.rename(folder / secret.name)
+    return client, broker.public
+
+
+def worker_keys(number: int, curve: bool) -> list[str]:
+    return ["--curve-key", f"w{number}.key", "--broker-key", "broker.pub"] if curve else []
+
+
 class Cluster:
     """A broker with its journal on disk, a worker for each SMTP port, and a client."""
 
     def __init__(
-        self, folder: Path, smtp_ports: list[int], connections: int = 16, broker: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        smtp_ports: list[int],
+        connections: int = 16,
+        broker: tuple[str, ...] = (),
+        curve: bool = False,
     ) -> None:
         """`broker`: the arguments that start one, `-m broker` if none are given."""
         clients, workers = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
         self.clients, self.worker_endpoint = clients, workers
         quiet = ["--log-level", "warning"]
+        keys = make_keys(folder, len(smtp_ports)) if curve else None
+        broker_keys = ["--curve-key", "broker.key", "--keys", "keys"] if keys else []
         self._folder = folder
         self._broker_command = [
             sys.executable, *(broker or ("-m", "broker")), "--clients", clients, "--workers", workers,
-            "--journal", str(folder / "journal.db"), *quiet,
+            "--journal", str(folder / "journal.db"), *broker_keys, *quiet,
         ]  # fmt: skip
         self.start_broker()
         self.workers = [
             Process(
                 [sys.executable, "-m", "worker", "--broker", workers, "--smtp", f"smtp://127.0.0.1:{port}",
-                 "--tls", "none", "--name", f"w{n}", "--max-connections", str(connections), *quiet],
+                 "--tls", "none", "--name", f"w{n}", "--max-connections", str(connections),
+                 *worker_keys(n, curve), *quiet],
                 folder, f"w{n}",
             )
             for n, port in enumerate(smtp_ports)
         ]  # fmt: skip
-        self.client = Client(clients, connect_timeout=20, timeout=120)
+        key, broker_key = keys or (None, None)
+        self.client = Client(clients, key=key, broker_key=broker_key, connect_timeout=20, timeout=120)
         end = time.monotonic() + 20
         while sum(w.state == "ready" for w in self.client.servers()) < len(smtp_ports):
             if time.monotonic() > end:
@@ -152,6 +179,7 @@ def cluster(
     connections: int = 16,
     broker: tuple[str, ...] = (),
     *,
+    curve: bool = False,
     prepare: Callable[[Path], None] | None = None,
 ) -> Iterator[Cluster]:
     """`prepare` is called with the folder of the journal before the broker starts."""
@@ -159,7 +187,7 @@ def cluster(
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".bench-") as folder:
         if prepare is not None:
             prepare(Path(folder))
-        made = Cluster(Path(folder), smtp_ports, connections, broker)
+        made = Cluster(Path(folder), smtp_ports, connections, broker, curve)
         try:
             yield made
         finally:

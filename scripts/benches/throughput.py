@@ -5,19 +5,23 @@ import subprocess
 import time
 
 from client import Campaign
+from scripts.benches import curve as cost_of_curve
 from scripts.benches.processes import Cluster, cluster, message_bytes, newsletter, sink, tool
 from scripts.benches.table import Bar, Result
 
 CONNECTIONS = 16
 
 
-def measure(messages: int, rounds: int) -> Result:
+def measure(messages: int, rounds: int, curve: bool) -> Result:
     """Evenpost and smtp-source into the same smtp-sink, alternating.
 
     Evenpost: one broker with its journal flushed to disk, one worker with 16 connections, Jinja2 in HTML and
     text, 5 KB a message; timed from the submission's first byte to the last outcome. smtp-source: -d -s 16
-    -l 5000, which has no queue, no templates and no list.
+    -l 5000, which has no queue, no templates and no list. With --curve: Evenpost with keys against Evenpost
+    without, instead.
     """
+    if curve:
+        return cost_of_curve.measure(messages, rounds)
     ours, theirs, submits = [], [], []
     campaign = newsletter(messages)
     with sink() as port, cluster([port], CONNECTIONS) as made:

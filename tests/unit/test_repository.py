@@ -72,7 +72,7 @@ def test_scripts_can_be_run(name: str) -> None:
 
 def test_every_event_that_is_logged_is_documented() -> None:
     operations = (ROOT / "docs/operations.md").read_text()
-    prefixes = r"(?:agent|batch|broker|campaign|clock|journal|message|peer|process|server|worker)"
+    prefixes = r"(?:access|agent|batch|broker|campaign|clock|journal|message|peer|process|server|worker)"
     logged = {"dispatch"}
     for role in ("broker", "worker", "evenpost"):
         for path in (ROOT / role).rglob("*.py"):
