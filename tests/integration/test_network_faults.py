@@ -15,7 +15,7 @@ from tests.servers.netns import Network, require
 
 pytestmark = pytest.mark.servers
 
-INSECURE: tuple[str, ...] = ()
+INSECURE = ("--insecure",)
 """What the broker is told so that it listens beyond loopback without keys."""
 QUICK = ("--heartbeat", "0.2", "--lease", "2", "--retry-initial", "0.1", "--slow-start", "0")
 WORKERS_PORT = 5551

@@ -110,6 +110,9 @@ class Messages:
 
     def before_write(self) -> None: ...
 
+    def may_end(self) -> bool:
+        return True
+
     def result(self, envelope: Envelope, result: Result) -> None:
         assert envelope.key not in self.results, "two results for one message"
         self.results[envelope.key] = result

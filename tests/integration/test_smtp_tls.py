@@ -41,6 +41,9 @@ class One:
 
     def before_write(self) -> None: ...
 
+    def may_end(self) -> bool:
+        return True
+
     def result(self, envelope: Envelope, result: Result) -> None:
         self.result_ = result
 

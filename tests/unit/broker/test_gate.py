@@ -11,6 +11,7 @@ from broker.gate import FRAMES_MAX, Gate
 from broker.guard import Limits
 from broker.rejections import Rejections
 from evenpost.runtime import sockets
+from evenpost.runtime.curve import PublicKey, Role
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code, WireError
@@ -27,13 +28,18 @@ class Bench:
         self.router = sockets.router(self.context, f"tcp://127.0.0.1:{self.address[1]}")
         self.rejections = Rejections()
         self.left: list[bytes] = []
+        self.who: PublicKey | None = PublicKey(Role.CLIENT, "shop", "x" * 40)
         self.gate = Gate(
             "clients", self.context, self.router, Limits(**limits), self.rejections,  # type: ignore[arg-type]
-            may_wait=may_wait, identify=lambda frame: "shop", left=self.left.append,
+            may_wait=may_wait, holder=self.holder, left=self.left.append,
         )  # fmt: skip
         self.came: list[tuple[bytes, list[bytes]]] = []
 
-    def handle(self, peer: bytes, frames: list[bytes]) -> None:
+    def holder(self, _: zmq.Frame) -> PublicKey | None:
+        return self.who
+
+    def handle(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
+        assert who is self.who
         if frames[-1] == b"bad":
             raise WireError(Code.BAD_MESSAGE, "it is bad")
         self.came.append((peer, frames))
@@ -70,6 +76,15 @@ def test_messages_come_through_and_answers_go_back(bench: Bench) -> None:
     bench.run(lambda: bench.left == [peer])
     assert len(bench.gate.guard) == 0 and not bench.gate.guard._accounts
     assert not bench.gate.send(peer, [b"answer"])
+
+
+def test_who_has_no_right_any_more_is_cut_off_unheard(bench: Bench) -> None:
+    with handshaken(bench.address) as raw:
+        bench.who = None
+        raw.sendall(message([b"one", b"body"]))
+        bench.run(lambda: "revoked" in bench.codes())
+        assert bench.came == []
+        assert raw.recv(100) == b""
 
 
 def test_a_mistake_is_answered_and_many_are_not(bench: Bench) -> None:
