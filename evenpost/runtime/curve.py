@@ -7,10 +7,10 @@ repr, log or trace back shows.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn
 
 import zmq
 
+from evenpost.runtime.secret import Secret
 from evenpost.wire import limits
 
 KEY_CHARS = 40
@@ -32,24 +32,6 @@ class Role(StrEnum):
 
 class KeyFileError(ValueError):
     """A key, or a key file, that can't be used; the message says where, why and what to do."""
-
-
-class Secret:
-    """Text that must not be seen: only `reveal` gives it away."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(hidden)"
-
-    def __reduce_ex__(self, _: object) -> NoReturn:
-        raise TypeError("a Secret isn't pickled or copied")
 
 
 @dataclass(frozen=True, slots=True)

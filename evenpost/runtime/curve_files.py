@@ -21,12 +21,12 @@ from evenpost.runtime.curve import (
     KeyFileError,
     PublicKey,
     Role,
-    Secret,
     SecretKey,
     check_name,
     is_key,
     public_of,
 )
+from evenpost.runtime.secret import Secret
 from evenpost.wire import limits
 
 FILE_BYTES_MAX = 64 * 1024
