@@ -303,7 +303,7 @@ WORKER: dict[str, int | None] = {
     "worker.after_dot@5": None,
     "worker.before_outcome@5": 1,
     "worker.after_outcome@5": 1,
-    "worker.before_log_write@5": 1,
+    "worker.before_log_write@5": None,
     "worker.mid_log_write@5": 1,
     "worker.after_log_write@5": 0,
     "worker.batch_received@2": None,

@@ -106,7 +106,7 @@ def test_a_crash_does_not_show_it(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(
         "import sys, worker.cli, worker.smtp.handshake as h\n"
         "from evenpost.runtime.settings import run\n"
-        "def start(settings):\n"
+        "def start(settings, failpoints=None):\n"
         "    password = settings.server.password\n"
         "    raise ZeroDivisionError('here')\n"
         "worker.cli.start = start\n"

@@ -13,7 +13,12 @@ from evenpost.runtime.failpoints import POINTS
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -80,3 +85,15 @@ def test_every_event_that_is_logged_is_documented() -> None:
     not_events = {"broker.clients", "broker.journal", "broker.workers", "campaign.toml", *POINTS}
     assert len(logged) > 30
     assert {event for event in logged - not_events if f"`{event}`" not in operations} == set()
+
+
+@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
+def test_each_test_that_is_named_is_there(page: str) -> None:
+    """Rows that promise a test which nobody runs would be worse than no rows."""
+    text = (ROOT / page).read_text()
+    named = re.findall(r"(tests/[\w/]+\.py)((?:(?:::|, ::)[\w]+)*)", text)
+    assert len(named) > 15
+    for path, functions in named:
+        source = (ROOT / path).read_text()
+        for function in re.findall(r"::(\w+)", functions):
+            assert f"def {function}(" in source, f"{path}::{function}"
