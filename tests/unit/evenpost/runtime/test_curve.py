@@ -1,5 +1,6 @@
 """Keys and their files: nothing is shown, nothing overwritten, and what is wrong is said."""
 
+import itertools
 import os
 import pickle
 import stat
@@ -102,6 +103,7 @@ GOOD = f'role = "worker"\nname = "w"\npublic = "{KEY.public}"\n'
         (GOOD + f'secret = "{KEY.secret.reveal()}"', "here goes the .pub file"),
         ("#" * 70_000, "larger than 64 KB"),
     ],
+    ids=itertools.count(),  # not the texts: each process that runs tests has another key in them
 )
 def test_what_is_wrong_with_a_public_key_file_is_said(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "w.pub"
