@@ -26,6 +26,8 @@ def test_broker_and_worker_die_together_and_nothing_is_sent_twice(tmp_path: Path
             wait_until(lambda: servers[0].count() > 30, "the worker that will die has sent some")
             cluster.kill("broker")
             cluster.kill("dies")
+            # What had reached the server before the kill is still taken.
+            wait_until(lambda: servers[0].sessions().open == 0, "the server has heard of the death")
             taken = servers[0].count()
             cluster.restart("broker")
 

@@ -325,8 +325,8 @@ def test_drain_finishes_the_wire_and_hands_back_the_rest(cluster: Cluster, smtp:
     kinds = [row.kind for row in rows]
     assert kinds[:4] == ["sent"] * 4
     assert set(kinds[4:]) == {"not_sent"}
-    assert sorted(broker.done) == [1, 2]
     broker.part()
+    assert sorted(broker.done) == [1, 2]  # that a batch is done may be told after its last outcome
     assert broker.heartbeats[-1].state == "drain"
     assert worker.wait() == 0
     assert smtp.sessions().open == 0
