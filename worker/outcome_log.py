@@ -74,6 +74,8 @@ class OutcomeLog:
         self._bytes = 0
         self._rewrite_at = 0
         self._written_confirmed = 0
+        self.writes = 0
+        """So far."""
 
     @classmethod
     def open(
@@ -101,6 +103,11 @@ class OutcomeLog:
         self._fresh.append(row)
         self.rows.add(row)
 
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether `flush` has something to write that was begun or has ended."""
+        return bool(self._begun or self._fresh)
+
     def flush(self) -> None:
         """Everything since the last flush into the file, by one write. Raises OutcomeLogError, and does so
         ever after: nothing that comes later may be begun."""
@@ -122,6 +129,7 @@ class OutcomeLog:
             raise self.failed from None
         self._begun, self._fresh = [], []
         self._written_confirmed = confirmed
+        self.writes += 1
         self._bytes += len(record)
         if self._bytes >= self._rewrite_at:
             self._rewrite()

@@ -56,8 +56,8 @@ ABORT_TIMEOUT_S = 2.0
 TIMER_S_MIN = 0.001
 BAD_FRAMES_LOGGED_EVERY_S = 10.0
 NOTED_WITHIN_S = 0.001
-"""How soon an answer is in the outcome log's file, where nothing else writes it sooner: what a process has
-only in memory when it is killed may go out twice."""
+"""How soon an answer is in the outcome log's file, where nothing else writes it sooner (twice that where
+something has written in between): what a process has only in memory when it is killed may go out twice."""
 REFUSALS_LOGGED_EVERY_S = 60.0
 """The same refusal of our connection."""
 
@@ -88,6 +88,7 @@ class Worker:
         self._events: deque[Event] = deque()
         self._handling = False
         self._flush_scheduled = self._note_scheduled = False
+        self._writes_seen = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._signals = 0
@@ -159,7 +160,7 @@ class Worker:
         self._handle(Tick())
 
     def _flush_log(self) -> None:
-        self._flush_scheduled = self._note_scheduled = False
+        self._flush_scheduled = False
         try:
             self.log.flush()
         except OutcomeLogError as error:
@@ -195,7 +196,21 @@ class Worker:
     def noted(self) -> None:
         if not self._note_scheduled:
             self._note_scheduled = True
-            self._loop.call_later(NOTED_WITHIN_S, self._flush_log)
+            self._writes_seen = self.log.writes
+            self._loop.call_later(NOTED_WITHIN_S, self._note)
+
+    def _note(self) -> None:
+        """Where mail flows, each turn's begun contents take the answers into the file with them."""
+        self._note_scheduled = False
+        if self.log.writes != self._writes_seen:
+            if self.log.has_unwritten:
+                self.noted()  # they came after that write
+            return
+        try:
+            self.log.flush()
+        except OutcomeLogError as error:
+            self._handle(LogFailed(str(error)))
+        self._set_timer()  # there is something to report
 
     def log_failed(self, error: OutcomeLogError) -> None:
         self._handle(LogFailed(str(error)))

@@ -15,6 +15,8 @@ JUMP_S = 1.0
 most 0.5 ms a second."""
 TRUSTED_AFTER_S = 60.0
 """A clock that jumped and stays there for so long is believed."""
+LOOKED_AT_EVERY_S = 0.02
+"""The system's wall clock is compared with ours this often: a reading is taken twice a message."""
 
 
 class Now(NamedTuple):
@@ -52,9 +54,16 @@ class Clock:
         """Where the system's offset is, while it isn't ours."""
         self._elsewhere_since = 0.0
         self._jumps: list[Jump] = []
+        self._look_at = float("-inf")
 
     def now(self) -> Now:
         mono = self._monotonic()
+        if mono < self._look_at:
+            return Now(mono, int((mono + self._offset) * 1000))
+        return self._compare(mono)
+
+    def _compare(self, mono: float) -> Now:
+        self._look_at = mono + LOOKED_AT_EVERY_S
         wall_ns = self._wall_ns()
         offset = wall_ns / 1e9 - mono
         if abs(offset - self._offset) <= JUMP_S:
@@ -72,7 +81,7 @@ class Clock:
     def follow(self) -> list[Jump]:
         """What it did since this was last called. Only here ours jumps too, so that whoever has remembered
         times by it can shift them before anything else reads it."""
-        mono = self.now().mono
+        mono = self._compare(self._monotonic()).mono
         jumps, self._jumps = self._jumps, []
         if self._elsewhere is not None and mono - self._elsewhere_since >= TRUSTED_AFTER_S:
             jumps.append(Jump("followed", self._elsewhere - self._offset))

@@ -7,7 +7,6 @@ envelope out.
 
 import asyncio
 import os
-import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -85,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._batch_exhausted = False
         self._wanted: Envelope | None = None  # its content is asked for at the end of the turn
         self._content: WireContent | None = None  # of _wanted, until it is written
-        self._poll: select.poll | None = None  # asks whether the server has said more than was read
+        self.fd = -1
         self._holds = 0  # turns that _wanted has waited because it had
         self._is_held = False
         self._waiter: asyncio.Future[None] | None = None  # who awaits open or send_batch
@@ -250,8 +249,8 @@ class Connection(asyncio.Protocol):
                 return
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            self._poll = select.poll()
-            self._poll.register(sock.fileno(), select.POLLIN)
+            self.fd = sock.fileno()
+            self._turn.listen(self.fd)
         helo_name = self._config.helo_name or _own_name(transport)
         self._client.start(helo_name, tls_active=self.has_tls)
         self._tick()
@@ -306,11 +305,12 @@ class Connection(asyncio.Protocol):
         if self._wanted is None:
             self._pump()
 
-    def load(self) -> None:
-        """For the turn."""
+    def load(self, hears_more: bool) -> None:
+        """For the turn. A reply that was there before the content is no answer to it; and to a server that
+        has gone nothing is sent that would then be `unknown`."""
         if self._wanted is None or self._batch is None:
             return  # it has ended since
-        self._is_held = self._holds < HOLDS_MAX and self._hears_more()
+        self._is_held = hears_more and self._holds < HOLDS_MAX
         if self._is_held:
             self._holds += 1
             self._turn.join(self)
@@ -339,12 +339,6 @@ class Connection(asyncio.Protocol):
                 self._pump()
         except Exception as error:  # noqa: BLE001  # as above
             self._break(error)
-
-    def _hears_more(self) -> bool:
-        """Whether bytes, or the connection's end, have arrived that the loop hasn't brought here yet. A reply
-        that was there before the content is no answer to it; and to a server that has gone nothing is sent
-        that would then be `unknown`."""
-        return self._poll is not None and bool(self._poll.poll(0))
 
     def _pump(self) -> None:
         """Asks the batch for the envelopes that the core can take, and writes what there is."""
@@ -425,6 +419,9 @@ class Connection(asyncio.Protocol):
 
     def _set_gone(self) -> None:
         self._cancel_timer()
+        if self.fd >= 0:
+            self._turn.forget(self.fd)
+            self.fd = -1
         if not self.gone.done():
             self.gone.set_result(None)
             if self._on_gone is not None:

@@ -6,6 +6,8 @@ then they are written one after the other: a note a turn instead of one a messag
 """
 
 import asyncio
+import contextlib
+import select
 from typing import Protocol
 
 TOGETHER_MAX = 64
@@ -16,8 +18,12 @@ each takes some 20 us, so it isn't much older for the last."""
 class Departing(Protocol):
     """A connection whose server waits for a content."""
 
-    def load(self) -> None:
-        """Gets the content, and what is to be noted of it."""
+    fd: int
+    """Its socket's; -1 where there is none."""
+
+    def load(self, hears_more: bool) -> None:
+        """Gets the content, and what is to be noted of it. `hears_more`: bytes, or the connection's end, have
+        arrived that the loop hasn't brought to it yet."""
 
     def depart(self) -> None:
         """Notes it, together with all the others', and writes it."""
@@ -29,6 +35,17 @@ class Turn:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ready: list[Departing] = []
+        self._epoll = select.epoll()
+        """All connections: to ask for one at a time would be a system call a message."""
+
+    def listen(self, fd: int) -> None:
+        """This connection may join from now on."""
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Before it is closed."""
+        with contextlib.suppress(OSError):  # a socket that is closed has gone by itself
+            self._epoll.unregister(fd)
 
     def join(self, connection: Departing) -> None:
         """`connection` is called at the end of this turn."""
@@ -40,7 +57,8 @@ class Turn:
         ready, self._ready = self._ready, []
         for start in range(0, len(ready), TOGETHER_MAX):
             together = ready[start : start + TOGETHER_MAX]
+            more = {fd for fd, _ in self._epoll.poll(0)}
             for connection in together:
-                connection.load()
+                connection.load(connection.fd in more)
             for connection in together:
                 connection.depart()

@@ -1,6 +1,7 @@
 """Connections whose servers are ready in the same turn: noted together, each before its content goes."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -26,10 +27,12 @@ ENVELOPE_TAKEN = b"250 ok\r\n250 ok\r\n354 go\r\n"
 
 class Steps:
     def __init__(self, name: int, seen: list[tuple[str, int]]) -> None:
-        self.name, self.seen = name, seen
+        self.name, self.seen, self.fd = name, seen, -1
+        self.heard: list[bool] = []
 
-    def load(self) -> None:
+    def load(self, hears_more: bool) -> None:
         self.seen.append(("load", self.name))
+        self.heard.append(hears_more)
 
     def depart(self) -> None:
         self.seen.append(("depart", self.name))
@@ -57,6 +60,34 @@ async def test_one_turn_holds_only_so_many() -> None:
         turn.join(Steps(number, seen))
     await asyncio.sleep(0)
     assert [step for step, _ in seen[TOGETHER_MAX:]] == ["depart"] * TOGETHER_MAX + ["load", "depart"]
+
+
+async def test_who_has_heard_more_is_told_and_the_others_are_not() -> None:
+    turn = Turn(asyncio.get_running_loop())
+    pairs = [socket.socketpair() for _ in range(3)]
+    steps = [Steps(number, []) for number in range(3)]
+    for step, (ours, _) in zip(steps, pairs, strict=True):
+        step.fd = ours.fileno()
+        turn.listen(step.fd)
+
+    async def end() -> list[bool]:
+        for step in steps:
+            turn.join(step)
+        await asyncio.sleep(0)
+        return [step.heard[-1] for step in steps]
+
+    assert await end() == [False, False, False]
+    pairs[1][1].sendall(b"250 too early\r\n")
+    assert await end() == [False, True, False]
+    pairs[2][1].close()
+    assert await end() == [False, True, True]
+    turn.forget(steps[1].fd)
+    pairs[2][0].close()
+    turn.forget(steps[2].fd)  # it has gone by itself
+    assert await end() == [False, False, False]
+    for pair in pairs:
+        for end_ in pair:
+            end_.close()
 
 
 class Owner:
