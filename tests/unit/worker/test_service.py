@@ -102,3 +102,22 @@ async def test_an_answer_is_in_the_file_at_once_though_nothing_else_happens(work
         worker._signalled(signal.SIGTERM)
         worker._signalled(signal.SIGTERM)  # nobody is there to be told
     assert running.result() == 1
+
+
+async def test_an_answer_that_comes_after_anothers_write_is_in_the_file_soon_too(worker: Worker) -> None:
+    path = worker.settings.outcome_log
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        running = group.create_task(worker.run())
+        await asyncio.sleep(0)
+        worker.log.begin(1, 7, 3, 1, 1)
+        worker.log.begin(1, 7, 4, 1, 1)
+        worker.log.add((1, 7, 3, 1, "sent", "recipient", 250, "the first answer", 1, 2))
+        worker.noted()
+        worker.log.flush()
+        worker.log.add((1, 7, 4, 1, "sent", "recipient", 250, "the second answer", 1, 2))
+        worker.noted()
+        while b"the second answer" not in path.read_bytes():  # noqa: ASYNC110  # a file tells of nothing
+            await asyncio.sleep(0.001)
+        worker._signalled(signal.SIGTERM)
+        worker._signalled(signal.SIGTERM)  # nobody is there to be told
+    assert running.result() == 1
