@@ -24,6 +24,8 @@ _SPACES = re.compile("[ \t]+")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*").fullmatch
 ADDRESS_BYTES_MAX = 320
 """64 before the @ and 255 behind it (RFC 5321 4.5.3.1): an address can't be folded, and lines are bounded."""
+_SHORT_CHARS = ADDRESS_BYTES_MAX // 4
+"""In UTF-8 a character has at most four bytes."""
 _ADDRESS = re.compile(
     r"""(?P<local>[^\x00-\x20\x7f-\xa0()<>\[\]\\,;:@"\u2028\u2029\ud800-\udfff]+
                  |"(?:[ !#-\[\]-~\xa1-\ud7ff\ue000-\U0010ffff]|\\[ -~])*")
@@ -127,7 +129,7 @@ def wire_address(address: str) -> str:
     match = _ADDRESS(address)
     if match is None:
         raise HeaderError(f"{address[:100]!r} is not an email address")
-    if len(address.encode(errors="replace")) > ADDRESS_BYTES_MAX:
+    if len(address) > _SHORT_CHARS and len(address.encode(errors="replace")) > ADDRESS_BYTES_MAX:
         raise HeaderError(f"{address[:100]!r}... is longer than {ADDRESS_BYTES_MAX} bytes")
     if address.isascii():
         return address
