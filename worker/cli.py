@@ -1,6 +1,5 @@
 """`evenpost-worker`: what it can be told, and what is wrong with what it was told."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,16 @@ import click
 
 from evenpost.runtime.curve_options import curve_options, read_curve
 from evenpost.runtime.failpoints import FailPoints, failpoints_option
-from evenpost.runtime.secret import Secret
 from evenpost.runtime.settings import (
     FiniteRange,
     WholeRange,
     config_option,
     log_options,
     option,
-    read_secret,
     run,
     version_option,
 )
+from worker import cli_values
 from worker.settings import (
     AGENT_INTERVAL_S,
     DRAIN_TIMEOUT_S,
@@ -30,13 +28,11 @@ from worker.settings import (
     default_name,
     default_outcome_log,
 )
-from worker.smtp.config import ConfigError, ServerConfig, Timeouts, is_host
+from worker.smtp.config import ConfigError, ServerConfig, Timeouts
 
 if TYPE_CHECKING:
     from worker.outcome_log import OutcomeLog
 
-PASSWORD_VARIABLE = "EVENPOST_SMTP_PASSWORD"  # noqa: S105  # the name of the variable, not a password
-CREDENTIAL = "smtp-password"
 _RFC = Timeouts()
 
 EPILOG = """\b
@@ -197,15 +193,15 @@ def cli(
     server = server_config(**smtp)
     name = name or default_name(server)
     settings = Settings(
-        broker=_endpoint(broker),
+        broker=cli_values.endpoint(broker),
         server=server,
-        name=_name(name, "--name"),
+        name=cli_values.name(name, "--name"),
         outcome_log=outcome_log or default_outcome_log(name),
         weight=weight,
-        rate=_rate(rate),
-        agent=_agent(agent) if agent is not None else None,
+        rate=cli_values.rate(rate),
+        agent=cli_values.agent(agent) if agent is not None else None,
         agent_interval_s=agent_interval,
-        pools=tuple(_name(tag, "--pool") for tag in pool),
+        pools=tuple(cli_values.name(tag, "--pool") for tag in pool),
         outcome_log_sync=outcome_log_sync,
         drain_timeout_s=drain_timeout,
         curve=read_curve(curve_key, broker_key, {Role.WORKER}),
@@ -237,7 +233,7 @@ def server_config(
         )
         server = replace(
             described,
-            password=_password(smtp_password_file, described.username),
+            password=cli_values.password(smtp_password_file, described.username),
             max_connections=max_connections,
             max_messages=messages_per_connection,
             max_age_s=connection_age,
@@ -248,69 +244,10 @@ def server_config(
     if server.username and not server.password:
         raise click.UsageError(
             f"{server.host} wants a password for {server.username}: give it with --smtp-password-file FILE, "
-            f"in the variable {PASSWORD_VARIABLE}, or as systemd's credential {CREDENTIAL}."
+            f"in the variable {cli_values.PASSWORD_VARIABLE}, or as systemd's credential "
+            f"{cli_values.CREDENTIAL}."
         )
     return server
-
-
-def _password(path: Path | None, username: str) -> Secret:
-    if path is not None:
-        return read_secret(path)
-    if not username:
-        return Secret()  # the variable may be meant for another worker on this machine
-    if password := os.environ.get(PASSWORD_VARIABLE):
-        return Secret(password)
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if folder and (credential := Path(folder, CREDENTIAL)).exists():
-        return read_secret(credential)
-    return Secret()
-
-
-def _endpoint(broker: str) -> str:
-    from evenpost.runtime.sockets import EndpointError, check_endpoint
-
-    try:
-        return check_endpoint(broker)
-    except EndpointError as error:
-        raise click.BadParameter(f"{error}", param_hint="'--broker'") from None
-
-
-def _rate(rate: str) -> str:
-    from evenpost.schedule.rate import RateError, parse_rate
-    from evenpost.wire.limits import SCHEDULE_CHARS_MAX
-
-    rate = rate.strip()
-    try:
-        parse_rate(rate)
-    except RateError as error:
-        raise click.BadParameter(f"{error}", param_hint="'--rate'") from None
-    if len(rate) > SCHEDULE_CHARS_MAX:
-        raise click.BadParameter(f"it has at most {SCHEDULE_CHARS_MAX} characters", param_hint="'--rate'")
-    return rate
-
-
-def _agent(agent: str) -> tuple[str, int]:
-    host, _, port = agent.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    good_port = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65_536
-    if not host or not good_port:
-        raise click.BadParameter(
-            f"{agent!r} should be HOST:PORT, as in 127.0.0.1:9999 or [::1]:9999", param_hint="'--agent'"
-        )
-    if not is_host(host):
-        raise click.BadParameter(f"{host!r} is not a host name or address.", param_hint="'--agent'")
-    return host, int(port)
-
-
-def _name(name: str, hint: str) -> str:
-    from evenpost.wire.limits import NAME_CHARS_MAX
-
-    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
-        raise click.BadParameter(f"it has 1 to {NAME_CHARS_MAX} printable characters", param_hint=f"'{hint}'")
-    return name
 
 
 def open_log(settings: Settings, failpoints: FailPoints | None = None) -> "OutcomeLog":

@@ -11,10 +11,8 @@ from typing import Any, assert_never
 
 import zmq
 
-from evenpost import __version__
 from evenpost.runtime import clock, logs
 from evenpost.runtime.clock_log import follow_clock
-from evenpost.runtime.handshakes import Failure
 from evenpost.runtime.settings import EXIT_INTERNAL
 from evenpost.runtime.sockets import Dealer
 from evenpost.runtime.tasks import Tasks
@@ -22,6 +20,8 @@ from evenpost.wire import codec, messages
 from evenpost.wire.errors import Code, WireError
 from evenpost.wire.messages import BatchItem, Message, Type
 from worker.batch_run import BatchRun, plain_row
+from worker.complaints import Complaints
+from worker.hello import hello_of
 from worker.outcome_log import OutcomeLog, OutcomeLogError
 from worker.session import Session
 from worker.settings import Settings
@@ -54,13 +54,9 @@ from worker.vocabulary import (
 ABORT_TIMEOUT_S = 2.0
 """How long tasks and connections may take to end once they were told to."""
 TIMER_S_MIN = 0.001
-BAD_FRAMES_LOGGED_EVERY_S = 10.0
 NOTED_WITHIN_S = 0.001
 """How soon an answer is in the outcome log's file, where nothing else writes it sooner (twice that where
 something has written in between): what a process has only in memory when it is killed may go out twice."""
-REFUSALS_LOGGED_EVERY_S = 60.0
-"""The same refusal of our connection."""
-
 _LEVELS = {"deferred": "info", "bounced": "info", "unknown": "warning", "not_sent": "debug", "sent": "debug"}
 
 
@@ -92,10 +88,7 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._signals = 0
-        self._bad_frames = 0
-        self._bad_frame_logged_at = float("-inf")
-        self._refusal = ""
-        self._refusal_logged_at = float("-inf")
+        self._complaints = Complaints(self._logger, settings.broker)
         self._stopped: asyncio.Future[int] = self._loop.create_future()
 
     async def run(self) -> int:
@@ -107,7 +100,7 @@ class Worker:
         self._log_started()
         try:
             self._dealer = Dealer(
-                context, self.settings.broker, self._receive, self.settings.curve, self._broker_refused
+                context, self.settings.broker, self._receive, self.settings.curve, self._complaints.refused
             )
             await self._upstream.start()
             self._handle(Tick())
@@ -131,7 +124,7 @@ class Worker:
             if error.code is Code.BAD_VERSION:
                 self._handle(Received(messages.Error(error.code, error.message)))
             else:
-                self._bad_frame(error)
+                self._complaints.bad_frame(error)
             return
         message = received.message
         if isinstance(message, messages.CampaignTemplate):
@@ -139,13 +132,6 @@ class Worker:
         elif isinstance(message, messages.Batch):
             self._templates.use(message.campaign)  # it is used from now on, though the batch may wait
         self._handle(Received(message, received.request))
-
-    def _broker_refused(self, failure: Failure) -> None:
-        """It goes on trying: a key may be allowed any time."""
-        now = clock.now().mono
-        if failure.reason != self._refusal or now >= self._refusal_logged_at + REFUSALS_LOGGED_EVERY_S:
-            self._refusal, self._refusal_logged_at = failure.reason, now
-            self._logger.error("worker.no_access", broker=self.settings.broker, reason=failure.reason)
 
     def _signalled(self, number: signal.Signals) -> None:
         self._signals += 1
@@ -256,7 +242,8 @@ class Worker:
                 follow_clock()
                 self._send_message(self._upstream.heartbeat(command, clock.now().wall))
             case SendHello():
-                self._send_hello(command)
+                hello = hello_of(self.settings, self.log, self._upstream.pool.limit, command)
+                self._send_message(hello, command.request)
             case GiveBack(held, items, reason):
                 wall = clock.now().wall
                 for item in items:
@@ -271,27 +258,6 @@ class Worker:
                     self._stopped.set_result(status)
             case _:
                 assert_never(command)
-
-    def _send_hello(self, command: SendHello) -> None:
-        settings = self.settings
-        hello = messages.WorkerHello(
-            worker=settings.name,
-            incarnation=self.log.incarnation,
-            server=settings.server_label,
-            log=self.log.id,
-            max_connections=settings.server.max_connections,
-            weight=settings.weight,
-            rate=settings.rate,
-            pools=list(settings.pools),
-            holding=command.holding,
-            outcomes_from=command.outcomes[0],
-            outcomes_upto=command.outcomes[1],
-            state=command.state,
-            agent_weight=command.weight,
-            limit=self._upstream.pool.limit,
-            software=f"evenpost {__version__}",
-        )
-        self._send_message(hello, command.request)
 
     def _send_message(self, message: Message, request: int = 0) -> None:
         self._send(message.TYPE, codec.encode(message, request))
@@ -311,15 +277,6 @@ class Worker:
         self._timer = self._loop.call_later(delay, self._tick)
 
     # --- failures -----------------------------------------------------------------------------------
-
-    def _bad_frame(self, error: WireError) -> None:
-        self._bad_frames += 1
-        now = clock.now().mono
-        if now >= self._bad_frame_logged_at + BAD_FRAMES_LOGGED_EVERY_S:
-            self._bad_frame_logged_at = now
-            self._logger.warning(
-                "worker.bad_frame", code=error.code, reason=error.message, so_far=self._bad_frames
-            )
 
     def _loop_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

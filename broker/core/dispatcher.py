@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import assert_never
 
 from broker.core import campaigns as campaign_life
-from broker.core import journaled, late, outcomes, reading, sending, words
+from broker.core import heartbeats, journaled, late, outcomes, reading, sending, words
 from broker.core import workers as fleet
 from broker.core.balancer import Balancer
 from broker.core.buckets import StoredBucket
@@ -151,12 +151,12 @@ class Dispatcher:
         if worker is None:
             text = "say hello first: this broker has restarted, or the connection is a new one"
             return [ToWorker(event.peer, wire.Error(Code.NOT_FOUND, text))]
-        fleet.heard(worker, now)
+        heartbeats.heard(worker, now)
         match message:
             case wire.Outcomes():
                 return outcomes.reported(state, balancer, worker, message, now)
             case wire.Heartbeat():
-                return fleet.heartbeat(state, balancer, worker, message, now)
+                return heartbeats.heartbeat(state, balancer, worker, message, now)
             case wire.Goodbye():
                 return fleet.goodbye(state, balancer, worker, message, now)
         return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from broker.core import batches, campaigns, journaled, outcomes, words
+from broker.core import batches, campaigns, heartbeats, journaled, outcomes
 from broker.core.balancer import Balancer
 from broker.core.commands import (
     Command,
@@ -25,10 +25,6 @@ from evenpost.schedule.rate import RateError, parse_rate, strictest
 from evenpost.wire import limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
-
-CLOCK_SKEW_S = 60.0
-"""Between a worker's wall clock and ours, from which on an operator is told. A heartbeat that was held up for
-so long on its way looks like that too."""
 
 
 def hello(
@@ -91,7 +87,7 @@ def hello(
     if not restarted:
         known = holding | set(worker.orphaned)  # its log can't vouch for what an older one's process had
         worker.unheld = [number for number in worker.batches if number not in known]
-    heard(worker, now)
+    heartbeats.heard(worker, now)
     revoke = [h.batch for h in request.holding if h.batch not in worker.batches and not _adoptable(state, h)]
     stopped = [number for number, batch in worker.batches.items() if _is_stopped(batch)]
     revoke += [number for number in stopped if number in holding]
@@ -203,42 +199,6 @@ def has_reported(worker: Worker) -> bool:
     """It has told all that it knows: what it holds, and outcomes that no broker had confirmed."""
     told = worker.connected and worker.holding_read and not worker.replaying and not worker.looking_up
     return (told and not worker.log_lost) or worker.gone
-
-
-def heard(worker: Worker, now: Now) -> None:
-    """Any traffic proves life."""
-    worker.heard_at = now.mono
-    worker.heard_wall = now.wall
-
-
-def heartbeat(
-    state: State, balancer: Balancer, worker: Worker, request: wire.Heartbeat, now: Now
-) -> list[Command]:
-    worker.lease_from = now.mono
-    worker.busy, worker.open, worker.external = request.busy, request.open, request.external
-    worker.reported_limit = request.limit
-    worker.in_flight_at_report = sum(1 for number in worker.batches if number <= request.last_batch)
-    before = worker.state
-    worker.own_state, worker.own_weight = request.state, request.weight
-    out: list[Command] = [ToWorker(worker.peer, wire.HeartbeatAck(request.number))]
-    if worker.state != before:
-        out.extend(words.changed(worker, before, "worker", now))
-    if request.wall:
-        out.extend(_compare_clocks(worker, (request.wall - now.wall) / 1000))
-    balancer.update(worker, now.mono)
-    return out
-
-
-def _compare_clocks(worker: Worker, skew_s: float) -> list[Command]:
-    """Nothing is decided by a worker's clock, but people read its times: in reports, and in mail's Date."""
-    was_off, worker.clock_off = worker.clock_off, abs(skew_s) > CLOCK_SKEW_S
-    if worker.clock_off == was_off:
-        return []
-    fields = {"worker": worker.name, "server": worker.server, "seconds": round(skew_s, 1)}
-    if was_off:
-        return [Log("info", "worker.clock_right", fields)]
-    hint = "dates of its mail and times in reports are off by that: is NTP running on both hosts?"
-    return [Log("warning", "worker.clock_skew", fields | {"hint": hint})]
 
 
 def goodbye(

@@ -18,9 +18,6 @@ IMPURE = {
 }  # fmt: skip
 LONG_FILES = {
     "broker/service.py": "the one place where core, sockets and journal meet: a loop and what it calls",
-    "broker/core/workers.py": "a worker's life from hello to goodbye: its events are read together",
-    "worker/cli.py": "the options of one command, each with its help",
-    "worker/service.py": "the one place where session, socket, outcome log and pool meet",
     "broker/core/state.py": "all that the broker remembers: its parts refer to each other",
     "worker/session.py": "one state machine: its states and transitions are read together",
     "worker/smtp/protocol.py": "one state machine: its states and transitions are read together",

@@ -1,0 +1,74 @@
+"""What the values of options have to look like. Each function gives the value, or raises click.BadParameter
+with what is wrong."""
+
+import os
+from pathlib import Path
+
+import click
+
+from evenpost.runtime.secret import Secret
+from evenpost.runtime.settings import read_secret
+from worker.smtp.config import is_host
+
+PASSWORD_VARIABLE = "EVENPOST_SMTP_PASSWORD"  # noqa: S105  # the name of the variable, not a password
+CREDENTIAL = "smtp-password"
+
+
+def password(path: Path | None, username: str) -> Secret:
+    if path is not None:
+        return read_secret(path)
+    if not username:
+        return Secret()  # the variable may be meant for another worker on this machine
+    if password := os.environ.get(PASSWORD_VARIABLE):
+        return Secret(password)
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder and (credential := Path(folder, CREDENTIAL)).exists():
+        return read_secret(credential)
+    return Secret()
+
+
+def endpoint(broker: str) -> str:
+    from evenpost.runtime.sockets import EndpointError, check_endpoint
+
+    try:
+        return check_endpoint(broker)
+    except EndpointError as error:
+        raise click.BadParameter(f"{error}", param_hint="'--broker'") from None
+
+
+def rate(rate: str) -> str:
+    from evenpost.schedule.rate import RateError, parse_rate
+    from evenpost.wire.limits import SCHEDULE_CHARS_MAX
+
+    rate = rate.strip()
+    try:
+        parse_rate(rate)
+    except RateError as error:
+        raise click.BadParameter(f"{error}", param_hint="'--rate'") from None
+    if len(rate) > SCHEDULE_CHARS_MAX:
+        raise click.BadParameter(f"it has at most {SCHEDULE_CHARS_MAX} characters", param_hint="'--rate'")
+    return rate
+
+
+def agent(agent: str) -> tuple[str, int]:
+    host, _, port = agent.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    good_port = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65_536
+    if not host or not good_port:
+        raise click.BadParameter(
+            f"{agent!r} should be HOST:PORT, as in 127.0.0.1:9999 or [::1]:9999", param_hint="'--agent'"
+        )
+    if not is_host(host):
+        raise click.BadParameter(f"{host!r} is not a host name or address.", param_hint="'--agent'")
+    return host, int(port)
+
+
+def name(name: str, hint: str) -> str:
+    from evenpost.wire.limits import NAME_CHARS_MAX
+
+    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise click.BadParameter(f"it has 1 to {NAME_CHARS_MAX} printable characters", param_hint=f"'{hint}'")
+    return name
