@@ -114,11 +114,11 @@ def refuse_own_files(journal: Path, file: Path) -> None:
     """Raises JournalError where a copy to `file`, by whatever spelling, would take the place of the journal
     that it is made of, or of a file that belongs to it."""
     try:
-        if b"\0" in os.fsencode(file):
+        if b"\0" in str(file).encode():  # SQLite takes UTF-8
             raise ValueError
         own = {place(journal.with_name(journal.name + suffix)) for suffix in _OWN_SUFFIXES}
         written = {place(file), place(part_of(file))}
-    except ValueError:  # a NUL, half a surrogate pair, or no name at all
+    except ValueError:  # a NUL, no UTF-8, or no name at all
         raise JournalError(f"{str(file)!r} can't be a file's name") from None
     if own & written:
         raise JournalError(f"{file} is the journal's own, or its .part would be: name another file")

@@ -93,7 +93,7 @@ def test_a_copy_never_takes_the_place_of_its_journal(
     ):  # fmt: skip
         with pytest.raises(JournalError, match="the journal's own"):
             journal.copy_to(file, True)
-    for file in (Path("/"), tmp_path / "a\0b", tmp_path / "\udcff\ud800"):
+    for file in (Path("/"), tmp_path / "a\0b", tmp_path / "\udcff"):
         with pytest.raises(JournalError, match="can't be a file's name"):
             journal.copy_to(file, True)
     assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == before
