@@ -26,7 +26,7 @@ ADDRESS_BYTES_MAX = 320
 """64 before the @ and 255 behind it (RFC 5321 4.5.3.1): an address can't be folded, and lines are bounded."""
 _ADDRESS = re.compile(
     r"""(?P<local>[^\x00-\x20\x7f-\xa0()<>\[\]\\,;:@"\u2028\u2029\ud800-\udfff]+
-                 |"(?:[ !#-\[\]-~\xa1-\ud7ff\ue000-\U0010ffff]|\\[ -~])*")
+                 |"(?:[ !#-\[\]-~\xa1-\u2027\u202a-\ud7ff\ue000-\U0010ffff]|\\[ -~])*")
         @(?P<domain>[^\x00-\x20\x7f-\xa0()<>\[\]\\,;:@"\u2028\u2029\ud800-\udfff]+|\[[A-Za-z0-9.:]+\])""",
     re.X,
 ).fullmatch
