@@ -65,13 +65,16 @@ class Connections:
     """Call `events` when `monitor` can be read."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes], most: int) -> None:
-        """`most`: connections beyond these are ended at once. Before the ROUTER is bound, or soon after."""
+        """`most`: with more connections than these, one that has said nothing is ended for each. Before the
+        ROUTER is bound, or soon after."""
         self._router = router
         self._most = most
         self._by_descriptor: dict[int, Connection] = {}
         self._by_peer: dict[bytes, Connection] = {}
+        self._silent: dict[int, Connection] = {}
+        """Those that have said nothing yet and weren't ended, the oldest first."""
         self.refused = 0
-        """Connections that were one too many."""
+        """Connections that were ended since there were too many."""
         self.monitor: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         # The I/O thread waits where its events find no room: it shall never.
         self.monitor.setsockopt(zmq.RCVHWM, 0)
@@ -98,7 +101,9 @@ class Connections:
                 break
             if event == zmq.EVENT_ACCEPTED:
                 self._accepted(descriptor)
-            elif (ended := self._by_descriptor.pop(descriptor, None)) is not None and ended.peer:
+                continue
+            self._silent.pop(descriptor, None)
+            if (ended := self._by_descriptor.pop(descriptor, None)) is not None and ended.peer:
                 self._by_peer.pop(ended.peer, None)
                 gone.append(ended.peer)
         return gone
@@ -109,9 +114,13 @@ class Connections:
                 return  # it came and went
             connection = Connection(descriptor, _address(found), since=time.monotonic())
         self._by_descriptor[descriptor] = connection
+        self._silent.pop(descriptor, None)
+        self._silent[descriptor] = connection
         if len(self._by_descriptor) > self._most:
+            # Our own peers speak at once. Who has been silent for longest is likeliest to be none of them: to
+            # end the newest instead would let anybody keep them out, with no key and no word.
             self.refused += 1
-            self._end(connection)
+            self._end(self._silent.pop(next(iter(self._silent))))
 
     def knows(self, peer: bytes) -> Connection | None:
         return self._by_peer.get(peer)
@@ -127,6 +136,7 @@ class Connections:
             return None, b""
         if connection is None:
             return None, b""
+        self._silent.pop(connection.descriptor, None)
         mistaken, connection.peer = connection.peer, peer
         self._by_peer.pop(mistaken, None)
         self._by_peer[peer] = connection

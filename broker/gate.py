@@ -88,7 +88,11 @@ class Gate:
         if refused := self.connections.refused:
             most = self.guard.limits.connections_max
             self.connections.refused = 0
-            self.note("connections", f"more than {most} connections: the newest were ended", refused)
+            self.note(
+                "connections",
+                f"more than {most} connections: of those that say nothing, the oldest were ended",
+                refused,
+            )
 
     def receive(self, handle: Handle, rest_s: float = 0.0) -> None:
         """Hands messages on until none is left or the turn is over, and rests then: for `rest_s`, or longer

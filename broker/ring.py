@@ -1,5 +1,6 @@
 """The key ring: whose public keys may talk to this broker. Read from a folder; then a look-up in memory."""
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,10 @@ def read_ring(folder: Path, former: Ring) -> tuple[Ring, list[str]]:
         place = folder / name
         had = {path: key for path, key in former.files.items() if path.parent == place}
         try:
+            if wrong_folder := next(filter(_is_anybodys, (folder, place)), None):
+                wrong.append(f"anybody on this host can add keys to {place}: chmod o-w {wrong_folder}")
+                files.update(had)
+                continue
             paths = sorted(path for path in place.iterdir() if _is_public(path))
         except FileNotFoundError:
             if had:
@@ -70,6 +75,10 @@ def read_ring(folder: Path, former: Ring) -> tuple[Ring, list[str]]:
         by_key[found.key] = found
         seen[found.key] = path
     return Ring(MappingProxyType(files), MappingProxyType(by_key)), wrong
+
+
+def _is_anybodys(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IWOTH)
 
 
 def _is_public(path: Path) -> bool:

@@ -105,9 +105,9 @@ def _show_message(row: ReportRow, pick: Pick | None) -> None:
 
 
 def _pick(pick: Pick) -> str:
-    words = f"Batch {pick.batch} went to {pick.worker} (key {pick.key:.3g}) at {clock_time(pick.at)}"
+    words = f"Batch {pick.batch} went to {plain(pick.worker)} (key {pick.key:.3g}) at {clock_time(pick.at)}"
     if pick.runner_up:
-        return f"{words}; next would have been {pick.runner_up} (key {pick.runner_up_key:.3g})."
+        return f"{words}; next would have been {plain(pick.runner_up)} (key {pick.runner_up_key:.3g})."
     return f"{words}; no other worker could take it."
 
 

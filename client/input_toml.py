@@ -27,4 +27,6 @@ def parse_toml(path: Path, kind: str) -> dict[str, Any]:
             line, column = int(place[1]), int(place[2])
         reason = _PLACE.sub("" if column else " at the end of the file", str(error))
         hint = 'Text goes into quotes: key = "value". The rules: https://toml.io'
+    except (ValueError, RecursionError):  # Python's own bounds, which its parser passes on
+        reason = "a number of thousands of digits, or lists in lists in lists"
     raise InputError([Problem(kind, reason, hint, str(path), line, column)])

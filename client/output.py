@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from client.output_table import Columns, on_terminal
+from client.output_table import Columns, on_terminal, plain
 from client.output_times import clock_time, expected, local_time, utc_time
 from client.problems import counted
 from evenpost.wire.messages import CampaignStatus, MessageState, Options, ReportRow, WorkerStatus
@@ -59,7 +59,7 @@ def status_line(status: CampaignStatus) -> str:
     name = f" {status.name!r}" if status.name else ""
     rate = f", {status.rate:,.0f}/s" if status.rate >= 0.5 else ""
     done = f", done {expected(status.eta_at)}" if status.eta_at is not None else ""
-    waiting = f" - {status.waiting_for}" if status.waiting_for else ""
+    waiting = f" - {plain(status.waiting_for)}" if status.waiting_for else ""
     total = f"of {status.total:,}"
     return (
         f"{status.campaign}{name} {status.state}: {counts_text(status.counts)} {total}{rate}{done}{waiting}"

@@ -91,7 +91,7 @@ def _bar(status: CampaignStatus) -> Any:
     line.add_column(no_wrap=True)
     percent = 100 * done / status.total if status.total else 0.0
     line.add_row(
-        Text(status.name or status.campaign, style="bold"),
+        Text(output_table.grouped(status.name or status.campaign), style="bold"),
         ProgressBar(total=max(1, status.total), completed=done, width=BAR_CHARS),
         Text(f"{percent:5.1f} % of {status.total:,}"),
     )
@@ -99,7 +99,7 @@ def _bar(status: CampaignStatus) -> Any:
     parts = [output.counts_text(status.counts), rate]
     if status.eta_at is not None:
         parts.append(f"done {expected(status.eta_at)}")
-    return Group(line, Text(f"  {' | '.join(parts)}"))
+    return Group(line, Text(output_table.grouped(f"  {' | '.join(parts)}")))
 
 
 class Bar:

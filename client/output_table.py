@@ -1,5 +1,6 @@
 """Tables: as many columns as a terminal has room for; all of them, with tabs, on a pipe."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ STYLES = {
     "draining": "yellow", "throttled": "yellow", "backing off": "yellow",
 }  # fmt: skip
 """Colours of the words for a state."""
+
+_STEERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, escapes, and changes of direction."""
 
 _GAP_CHARS = 2
 _EMPTY = (0, 0.0, "")
@@ -130,9 +134,14 @@ def details(pairs: Sequence[tuple[str, object]]) -> None:
 
 def plain(cell: object) -> str:
     """A cell for a pipe: what would break the line or the column is a space."""
-    return " ".join(str(cell).split()) if isinstance(cell, str) else str(cell)
+    return " ".join(shown_safely(cell).split()) if isinstance(cell, str) else str(cell)
 
 
 def grouped(cell: object) -> str:
     """A cell for a person: thousands are told apart."""
-    return f"{cell:,}" if isinstance(cell, int | float) else str(cell)
+    return f"{cell:,}" if isinstance(cell, int | float) else shown_safely(str(cell))
+
+
+def shown_safely(text: str) -> str:
+    """What others have named, a campaign or a worker, without what would steer a terminal."""
+    return _STEERS.sub(" ", text)

@@ -91,7 +91,10 @@ class ProblemLog:
 
 def shown(value: object) -> str:
     """A value as it is put into a message: quoted, control characters visible, not too long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits out
+        return "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARS_MAX else f"{text[: SHOWN_CHARS_MAX - 3]}..."
 
 

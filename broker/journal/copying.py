@@ -17,6 +17,7 @@ from broker.journal.store import JournalError
 
 PAGES_A_STEP = 64
 """256 KiB: about 0.3 ms. Several go into a turn."""
+_OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".control")
 _CACHE_KIB = 4 * 1024
 """Of the copy's connection: it only writes."""
 
@@ -30,8 +31,9 @@ class Copy:
 
     def __init__(self, source: apsw.Connection, file: Path, *, force: bool) -> None:
         """`force`: a file that is there already is replaced, at the end and in one go."""
+        refuse_own_files(Path(source.filename), file)
         self.file = file
-        self._part = file.with_name(file.name + ".part")
+        self._part = part_of(file)
         refuse_to_overwrite(file, force=force)
         create(self._part)
         try:
@@ -101,6 +103,31 @@ class Copy:
     def _failed(self, error: Exception) -> JournalError:
         why = error.strerror if isinstance(error, OSError) else error
         return JournalError(f"can't copy the journal to {self.file}: {why}")
+
+
+def part_of(file: Path) -> Path:
+    """What is written before it becomes `file`."""
+    return file.with_name(file.name + ".part")
+
+
+def refuse_own_files(journal: Path, file: Path) -> None:
+    """Raises JournalError where a copy to `file`, by whatever spelling, would take the place of the journal
+    that it is made of, or of a file that belongs to it."""
+    try:
+        if b"\0" in str(file).encode():  # SQLite takes UTF-8
+            raise ValueError
+        own = {place(journal.with_name(journal.name + suffix)) for suffix in _OWN_SUFFIXES}
+        written = {place(file), place(part_of(file))}
+    except ValueError:  # a NUL, no UTF-8, or no name at all
+        raise JournalError(f"{str(file)!r} can't be a file's name") from None
+    if own & written:
+        raise JournalError(f"{file} is the journal's own, or its .part would be: name another file")
+
+
+def place(file: Path) -> Path:
+    """The one spelling of a name in a folder. What is linked from there stays out of it: a rename puts
+    another file in the link's place. Raises ValueError."""
+    return file.parent.resolve() / file.with_name(file.name).name
 
 
 def refuse_to_overwrite(file: Path, *, force: bool) -> None:

@@ -14,7 +14,7 @@ import apsw
 
 from broker.core.state import Phase
 from broker.journal.checking import check
-from broker.journal.copying import JournalInUseError, create, flush, open_alone
+from broker.journal.copying import JournalInUseError, create, flush, open_alone, part_of, place
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError
 from evenpost.wire import codec
@@ -45,6 +45,12 @@ class Restored(NamedTuple):
 def restore(file: Path, journal: Path, *, force: bool) -> Restored:
     """Puts a backup in the journal's place. Nothing that had not ended in it goes on before a person says so.
     `force`: a journal that is there is moved aside. Raises JournalError."""
+    part = part_of(journal)
+    if file.exists():
+        if journal.exists() and file.samefile(journal):
+            raise JournalError(f"{file} is the journal itself: name a backup")
+        if place(file) == place(part):
+            raise JournalError(f"{file} is where the new journal is written first: rename it, then restore")
     found = check(file)
     if found.problems:
         raise JournalError(f"{file} is damaged: {'; '.join(found.problems)}")
@@ -53,7 +59,6 @@ def restore(file: Path, journal: Path, *, force: bool) -> Restored:
     if there and not force:
         raise JournalError(f"there is a journal {journal}: --force moves it aside")
     lock = _locked(journal) if journal.exists() else None
-    part = journal.with_name(journal.name + ".part")
     try:
         create(part)
         with file.open("rb") as source, part.open("r+b") as target:
@@ -128,7 +133,7 @@ def rewrite(journal: Path) -> tuple[int, int]:
     size before and after. Raises JournalError."""
     before = journal.stat().st_size if journal.is_file() else 0
     db = open_alone(journal)
-    part = journal.with_name(journal.name + ".part")
+    part = part_of(journal)
     try:
         db.execute("PRAGMA journal_mode = DELETE").fetchall()
         before = journal.stat().st_size

@@ -7,7 +7,7 @@ looked at now and then, for what the steps misjudge. No thread or signal is need
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import SecurityError
 
@@ -59,7 +59,10 @@ class Budget:
         a text may have, whatever they are nested in: `[[x] * 1000] * 1000` has a million."""
         self.spend_on(value)
         if isinstance(value, (list, tuple, dict, set, frozenset)):
-            self.spend(_weight(value))
+            found = measure(value)
+            self.spend(found.chars // _CHARS_A_STEP + found.items // _ITEMS_A_STEP)
+        elif isinstance(value, int) and value.bit_length() > limits.INTEGER_BITS_MAX:
+            raise SecurityError(f"a number of more than {limits.INTEGER_BITS_MAX:,} bits")
 
     def _look(self) -> None:
         if self.steps_left < 0:
@@ -89,27 +92,36 @@ def checked_given(budget: Budget, value: Any) -> Any:
     return given(value)
 
 
-def _weight(value: Any) -> int:
-    """Steps that it costs to look through it. Raises SecurityError when its characters and items, counted as
-    often as they would be written, are too many, or nested too deeply: Python's own hash of a tuple in tuples
-    in tuples ends the process."""
-    weight = seen = 0
+class Measure(NamedTuple):
+    """Of a value: all that is in it, counted as often as it would be written."""
+
+    chars: int
+    """Characters, and one for each item."""
+    items: int
+    depth: int
+
+
+def measure(value: Any) -> Measure:
+    """Raises SecurityError when its characters and items are too many, or nested too deeply: Python's own
+    hash of a tuple in tuples in tuples ends the process."""
+    chars = items = deepest = 0
     stack: list[tuple[Any, int]] = [(value, 1)]
     while stack:
         item, depth = stack.pop()
-        seen += 1
+        items += 1
+        deepest = max(deepest, depth)
         if isinstance(item, (str, bytes)):
-            weight += len(item)
+            chars += len(item)
         elif isinstance(item, (list, tuple, set, frozenset, dict)):
             if depth > limits.NESTING_MAX:
                 raise SecurityError(f"lists in lists, more than {limits.NESTING_MAX} deep")
-            weight += len(item) - 1
+            chars += len(item) - 1
             children = item if not isinstance(item, dict) else (*item.keys(), *item.values())
-            if weight <= limits.VALUE_CHARS_MAX:
+            if chars <= limits.VALUE_CHARS_MAX:
                 stack += [(child, depth + 1) for child in children]
         elif isinstance(item, int):
-            weight += item.bit_length() // 3
-        weight += 1
-        if weight > limits.VALUE_CHARS_MAX:
-            allow(weight)
-    return weight // _CHARS_A_STEP + seen // _ITEMS_A_STEP
+            chars += item.bit_length() // 3
+        chars += 1
+        if chars > limits.VALUE_CHARS_MAX and isinstance(value, (list, tuple, set, frozenset, dict)):
+            allow(chars)
+    return Measure(chars, items, deepest)

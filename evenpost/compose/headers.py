@@ -28,7 +28,7 @@ _SHORT_CHARS = ADDRESS_BYTES_MAX // 4
 """In UTF-8 a character has at most four bytes."""
 _ADDRESS = re.compile(
     r"""(?P<local>[^\x00-\x20\x7f-\xa0()<>\[\]\\,;:@"\u2028\u2029\ud800-\udfff]+
-                 |"(?:[ !#-\[\]-~\xa1-\ud7ff\ue000-\U0010ffff]|\\[ -~])*")
+                 |"(?:[ !#-\[\]-~\xa1-\u2027\u202a-\ud7ff\ue000-\U0010ffff]|\\[ -~])*")
         @(?P<domain>[^\x00-\x20\x7f-\xa0()<>\[\]\\,;:@"\u2028\u2029\ud800-\udfff]+|\[[A-Za-z0-9.:]+\])""",
     re.X,
 ).fullmatch

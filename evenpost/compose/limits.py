@@ -3,6 +3,10 @@
 SOURCE_CHARS_MAX = 2_000_000
 """One part of a template. Gmail clips a message at 102 KB; compiling this much takes about a second."""
 
+TAG_CHARS_MAX = 100_000
+"""Of those, in Jinja2's tags: what it compiles takes a hundred times as long as text does. A worker that
+compiles says nothing to its broker, so it has to be done within a heartbeat or two."""
+
 HEADER_SOURCE_CHARS_MAX = 10_000
 """One header of a template."""
 
@@ -24,6 +28,13 @@ NESTING_MAX = 100
 
 VALUE_CHARS_MAX = 1_000_000
 """A text or list made inside a template by repeating, joining or padding."""
+
+SEARCH_CHARS_MAX = 20_000_000
+"""The product of two texts' lengths, for what Python searches in as many steps."""
+
+KEYS_MAX = 1_000
+"""Of a dictionary or set made inside a template. The hashes of numbers aren't random: so many that all have
+the same one take a tenth of a second, ten times as many ten seconds."""
 
 INTEGER_BITS_MAX = 10_000
 """An integer made inside a template: `9**9**9` would run for hours."""

@@ -9,7 +9,6 @@ Nothing random is in here either: a message that is tried again has to be the sa
 """
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,6 +21,19 @@ from markupsafe import escape
 
 from evenpost.compose import limits
 from evenpost.compose.budget import Budget, allow, checked_given
+from evenpost.compose.growth import (
+    allow_bit_length,
+    allow_bits,
+    allow_format,
+    allow_formatted,
+    allow_join,
+    allow_keys,
+    allow_lines,
+    allow_method,
+    allow_replace,
+    allow_search,
+    allow_sizes,
+)
 from evenpost.compose.text import html_to_text
 from evenpost.compose.transfer import quoted_printable, quoted_printable_escaped
 
@@ -33,14 +45,13 @@ WEIGHED, KEPT = "evenpost weighed", "evenpost kept"
 """Filters that evenpost.compose.template puts into the syntax tree. With a space in their names, no author
 can."""
 
-_WIDE = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{6})|\{[^{}]*:[^{}]*(?:\{|\d{6})")
-"""A width of six digits, or one taken from an argument, in a format string of either kind."""
 _LAZY = frozenset({"map", "select", "reject", "selectattr", "rejectattr", "first", "batch", "list"})
 """Filters that take their items one by one."""
 _SHALLOW = _LAZY | {"length", "count", "last", "default", "d", "attr", "reverse", "slice", "abs", "items"}
 """Filters that don't look into the items of a list."""
 _SLOW = frozenset({"striptags", "urlize", "wordwrap", "title", "wordcount", "pprint", "xmlattr", "truncate"})
-_SIZED_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "to_bytes"})
+_LINK_CHARS_MAX = 1_000
+"""What urlize puts into each link."""
 
 
 class _CodeGenerator(CodeGenerator):
@@ -72,7 +83,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """
 
     code_generator_class = _CodeGenerator
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%", "/", "//"})
 
     def __init__(self, *, html: bool = False, derived: bool = False) -> None:
         super().__init__(
@@ -126,6 +137,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 most = limits.SLOW_FILTER_CHARS_MAX
                 if name in _SLOW and isinstance(value, str) and len(value) > most:
                     raise SecurityError(f"{name} takes at most {most:,} characters, not {len(value):,}")
+                if name in _CHECKS:
+                    _CHECKS[name](value, *args[at + 1 :], **kwargs)
                 if name == "sum" and isinstance(value, (list, tuple)):
                     # Adding lists up copies what is there already, each time.
                     start = args[at + 2] if len(args) > at + 2 else kwargs.get("start", 0)
@@ -161,20 +174,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(value, (str, list, tuple, bytes, dict)):
             allow(len(value))
             self.budget.spend_on(value)
+        elif isinstance(value, int):
+            allow_bits(value)
         return value
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        allow_bits(left, right)
         if operator == "*":
             for sized, times in ((left, right), (right, left)):
                 if isinstance(sized, (str, list, tuple, bytes)) and isinstance(times, int):
                     allow(len(sized) * times)
             if isinstance(left, int) and isinstance(right, int):
-                _allow_bits(left.bit_length() + right.bit_length())
+                allow_bit_length(left.bit_length() + right.bit_length())
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _allow_bits(left.bit_length() * abs(right))
+            allow_bit_length(left.bit_length() * abs(right))
         elif operator == "%" and isinstance(left, (str, bytes)):
-            _allow_format(left)
             self.budget.weigh(right)
+            allow_formatted(left, _values_of(right))
         return self._bounded(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -182,12 +198,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
-        _allow_format(value.__self__)
+        spec = value.__self__
+        allow_format(spec)
 
         @functools.wraps(wrapped)
         def weighed(*args: Any, **kwargs: Any) -> str:
             for arg in (*args, *kwargs.values()):
                 self.budget.weigh(arg)
+            values = (*args, *kwargs.values())
+            allow_formatted(spec, (each for value in values for each in _values_of(value)))
             return wrapped(*args, **kwargs)
 
         return weighed
@@ -200,47 +219,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(owner, (str, bytes, int)):
             for arg in (*args, *kwargs.values()):
                 __self.budget.weigh(arg)
-            name = __obj.__name__
-            if name in _SIZED_METHODS:
-                _allow_sizes(args, kwargs)
-            elif name == "join" and args:
-                _allow_join(args[0], owner)
-            elif name == "replace" and len(args) >= 2 and isinstance(args[0], str):
-                _allow_replace(str(owner), args[0], str(args[1]))
+            allow_method(owner, __obj.__name__, args, kwargs)
+        elif isinstance(owner, (list, tuple)):
+            __self.budget.weigh(owner)  # `count` and `index` compare each
+        elif (__obj is dict or owner is dict) and args:
+            allow_keys(args[0])
         return __self._bounded(super().call(__context, __obj, *args, **kwargs))
-
-
-def _allow_bits(bits: int) -> None:
-    if bits > limits.INTEGER_BITS_MAX:
-        raise SecurityError(f"a number of more than {limits.INTEGER_BITS_MAX:,} bits")
-
-
-def _allow_sizes(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
-    for arg in (*args, *kwargs.values()):
-        if isinstance(arg, int):
-            allow(arg)
-
-
-def _allow_format(spec: Any) -> None:
-    if _WIDE.search(spec.decode("latin-1") if isinstance(spec, bytes) else str(spec)):
-        raise SecurityError("a format with a width of a hundred thousand or more, or one that isn't constant")
-
-
-def _allow_join(items: Any, separator: Any) -> None:
-    if hasattr(items, "__len__"):
-        allow(len(items) * len(str(separator)))
-
-
-def _allow_replace(text: str, old: str, new: str) -> None:
-    allow(len(text) + (text.count(old) if len(new) > len(old) else 0) * len(new))
 
 
 def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        _allow_sizes(args[1:], kwargs)
+        allow_sizes(args[1:], kwargs)
         if function.__name__ == "do_round":
-            _allow_bits(10 * abs(int(args[1] if len(args) > 1 else kwargs.get("precision", 0))))
+            allow_bit_length(10 * abs(int(args[1] if len(args) > 1 else kwargs.get("precision", 0))))
         if function.__name__ == "do_wordwrap" and len(args) > 1:
             inserted = args[4] if len(args) > 4 else kwargs.get("wrapstring")
             allow(len(str(args[1])) * len(inserted or ""))
@@ -252,10 +244,41 @@ def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def _values_of(given: Any) -> Iterable[Any]:
+    """What a format may name."""
+    if isinstance(given, dict):
+        return given.values()
+    return given if isinstance(given, (list, tuple)) else (given,)
+
+
+def _trimmed(text: Any, chars: Any = None) -> None:
+    allow_search(str(text), chars)
+
+
+def _linked(_: Any, *args: Any, **kwargs: Any) -> None:
+    for arg in (*args, *kwargs.values()):
+        if isinstance(arg, str) and len(arg) > _LINK_CHARS_MAX:
+            raise SecurityError(f"{len(arg):,} characters in each link; at most {_LINK_CHARS_MAX:,}")
+
+
+def _unique(items: Any, *_: Any, **__: Any) -> None:
+    allow_keys(items)
+
+
+def _json(value: Any, indent: Any = None) -> None:
+    allow_lines(value, indent)
+
+
+_CHECKS: dict[str, Callable[..., None]] = {
+    "trim": _trimmed, "urlize": _linked, "unique": _unique, "tojson": _json
+}  # fmt: skip
+"""What filters would come to, by what they are given."""
+
+
 def _formatted(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(text: Any, *args: Any, **kwargs: Any) -> Any:
-        _allow_format(text)
+        allow_formatted(text, (each for value in (*args, *kwargs.values()) for each in _values_of(value)))
         return function(text, *args, **kwargs)
 
     return checked
@@ -264,7 +287,7 @@ def _formatted(function: Callable[..., Any]) -> Callable[..., Any]:
 def _joined(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(eval_ctx: Any, items: Any, d: Any = "", attribute: Any = None) -> Any:
-        _allow_join(items, d)
+        allow_join(items, d)
         return function(eval_ctx, items, d, attribute)
 
     return checked
@@ -273,7 +296,7 @@ def _joined(function: Callable[..., Any]) -> Callable[..., Any]:
 def _replaced(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(eval_ctx: Any, s: Any, old: Any, new: Any, count: int | None = None) -> Any:
-        _allow_replace(str(s), str(old), str(escape(new)))
+        allow_replace(str(s), str(old), str(escape(new)))
         return function(eval_ctx, s, old, new, count)
 
     return checked

@@ -39,6 +39,7 @@ _ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 _KEEPS = (nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.Block)
 """What leaves names behind in a context, or renders from it a second time."""
 _UNDEFINED = re.compile(r"'(\w+)' is undefined").fullmatch
+_TAG_BEGINS = re.compile(r"\{[{%]").search
 _GROWS = (nodes.For, nodes.Call, nodes.Filter, nodes.BinExpr, nodes.Concat)
 """What can make more of a template than is in it."""
 _CAPTURES = (nodes.Macro, nodes.AssignBlock, nodes.CallBlock, nodes.FilterBlock)
@@ -171,6 +172,9 @@ def compile_part(
     allowed = limits.SOURCE_CHARS_MAX if body else limits.HEADER_SOURCE_CHARS_MAX
     if len(source) > allowed:
         raise TemplateError(name, None, f"{len(source):,} characters; at most {allowed:,} are accepted")
+    if _tag_chars(source) > limits.TAG_CHARS_MAX:
+        most = f"at most {limits.TAG_CHARS_MAX:,} characters may be in tags"
+        raise TemplateError(name, None, f"too much of it is in {{{{ }}}} and {{% %}}: {most}")
     try:
         source.encode()
         tree = sandbox.parse(source)
@@ -187,7 +191,20 @@ def compile_part(
     return part
 
 
+def _tag_chars(source: str) -> int:
+    chars = end = 0
+    while (found := _TAG_BEGINS(source, end)) is not None:
+        start = found.start()
+        end = source.find("}}" if source[start + 1] == "{" else "%}", start)
+        if end < 0:
+            return chars + len(source) - start
+        chars += end + 2 - start
+    return chars
+
+
 def _compile_tree(name: str, tree: nodes.Template, sandbox: Sandbox, body: bool) -> Part:
+    if any(len(given.items) > limits.KEYS_MAX for given in tree.find_all(nodes.Dict)):
+        raise TemplateSyntaxError(f"a dictionary of more than {limits.KEYS_MAX:,} keys", 1)
     # find_undeclared_variables() asks for filters and tests that there are, too.
     names = frozenset(find_undeclared_variables(tree))
     if (found := _find(tree, *_ELSEWHERE)) is not None:

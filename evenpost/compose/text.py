@@ -18,6 +18,14 @@ _MARK = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _SPACES = re.compile(r"[ \t\r\n\f\xa0]+")
 _PIECES = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]|[^{chr(_FIRST)}-{chr(_LAST)}]+")
 
+_ZEROS = re.compile(r"&#0+(?=[0-9])")
+_HUGE_REFERENCE = re.compile(r"&#[0-9]{8,};?")
+_OPEN_MAX = 250
+"""Elements open at once; browsers stop counting at twice as many. Each end looks through them."""
+
+_INDENTED_MAX = 20
+"""Lists in lists that are set further to the right."""
+
 _BRACE = re.compile(r"\{(?=[{%#" + f"{chr(_FIRST)}-{chr(_LAST)}])")
 """A brace that Jinja2 would take for its own, in text that isn't Jinja2's."""
 
@@ -65,8 +73,9 @@ def template_to_text(source: str, environment: Environment) -> str:
 
 def _convert(html: str, marks: list[str]) -> str:
     writer = _Writer(marks)
-    writer.feed(html)
-    writer.close()
+    # Python reads a reference's digits without a bound, and raises for more than 4,300 of them.
+    writer.feed(_HUGE_REFERENCE.sub("\ufffd", _ZEROS.sub("&#", html)))
+    writer.end()
     return writer.result()
 
 
@@ -87,13 +96,26 @@ class _Writer(HTMLParser):
         self._dropped: list[str] = []
         """Open elements from the outermost one that isn't shown."""
 
+    def end(self) -> None:
+        """Behind the last piece. A tag or comment that never ends hides the rest, as it does in a browser.
+        (`close` would look for its end again from each place on: hours for a megabyte.)"""
+        if self.rawdata.startswith("<") and len(self.rawdata) > 1:
+            self.rawdata = ""
+        self.close()
+
+    def parse_marked_section(self, i: int, report: int = True) -> int:
+        """`<![...]>` is a comment up to its first `>`, as HTML has it; html.parser raises for what it doesn't
+        know."""
+        end = self.rawdata.find(">", i)
+        return end + 1 if end >= 0 else -1
+
     def result(self) -> str:
         return "".join(self._out).rstrip(" \n") + "\n"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         if self._dropped:
-            if tag not in _VOID:
+            if tag not in _VOID and len(self._dropped) < _OPEN_MAX:
                 self._dropped.append(tag)
             return
         if tag not in _VOID and (
@@ -111,12 +133,15 @@ class _Writer(HTMLParser):
             case "img" if alt := given.get("alt", "").strip():
                 self.handle_data(alt)
             case "a":
+                if self._links:  # there are no links in links: a second one ends the first
+                    self._link(*self._links.pop())
+                    self._space = True
                 self._links.append((given.get("href", "").strip(), len(self._out)))
             case "ul":
                 self._lists.append(None)
             case "ol":
                 start = given.get("start", "1")
-                self._lists.append(int(start) if start.isdecimal() else 1)
+                self._lists.append(int(start) if start.isdecimal() and len(start) < 10 else 1)
             case "li":
                 self._item()
             case "td" | "th":
@@ -169,7 +194,7 @@ class _Writer(HTMLParser):
         self._out.append(mark)
 
     def _item(self) -> None:
-        depth = max(0, len(self._lists) - 1)
+        depth = min(max(0, len(self._lists) - 1), _INDENTED_MAX)
         bullet = "*"
         if self._lists and (number := self._lists[-1]) is not None:
             bullet, self._lists[-1] = f"{number}.", number + 1

@@ -147,11 +147,14 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
     try:
         # A pipe of that name must not hold the process up.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        try:
+            mode = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(mode):
                 raise KeyFileError(f"{path} is no file")
-            raw = file.read(FILE_BYTES_MAX + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                raw = file.read(FILE_BYTES_MAX + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise KeyFileError(f"can't read the key in {path}: {error.strerror}") from None
     except ValueError as error:  # a NUL in the path
@@ -162,7 +165,7 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
         raise KeyFileError(f"{path} is no key file: it is larger than {FILE_BYTES_MAX // 1024} KB")
     try:
         return tomllib.loads(raw.decode()), mode
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no TOML, no UTF-8, or a number of 5,000 digits
         # What the parser says may quote the file, and with it a secret.
         raise KeyFileError(f"{path} is no key file: make one with `evenpost keys new`") from None
 

@@ -124,6 +124,8 @@ def _given(path: Path, key: str, value: Any, to: click.Option) -> Any:
     if not to.multiple:
         if kind := _compound(value):
             raise click.BadParameter(f"{path}: {key!r} takes a single value, not {kind}")
+        if isinstance(value, int) and value.bit_length() > _INTEGER_BITS_MAX:
+            raise click.BadParameter(f"{path}: {key!r} takes no number of thousands of digits")
         return value if to.is_flag and isinstance(value, bool) else _word(value)
     if isinstance(value, dict):
         raise click.BadParameter(f"{path}: {key!r} takes a list or a single value, not a table")
@@ -131,6 +133,10 @@ def _given(path: Path, key: str, value: Any, to: click.Option) -> Any:
     if kind := next(filter(None, map(_compound, items)), ""):
         raise click.BadParameter(f"{path}: {key!r} takes a list of single values, not one with {kind} in it")
     return [_word(item) for item in items]
+
+
+_INTEGER_BITS_MAX = 10_000
+"""Python writes no integer of more than 4,300 decimal digits out; a file can hold one in hexadecimal."""
 
 
 def _compound(value: Any) -> str:
@@ -151,6 +157,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise click.BadParameter(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
     except OSError as error:
         raise click.BadParameter(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):  # Python's own bounds, which its parser passes on
+        raise click.BadParameter(f"{path}: a number of thousands of digits, or lists in lists") from None
 
 
 def log_options(function: F) -> F:

@@ -6,6 +6,8 @@ then can't confuse an old connection with the one that took its place.
 """
 
 import asyncio
+import ctypes
+import secrets
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -79,6 +81,7 @@ def router(
 
     Raises EndpointError where the address can't be bound.
     """
+    _shuffle_routing_ids()
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     _common(socket)
     socket.setsockopt(zmq.MAXMSGSIZE, frame_bytes_max)
@@ -93,6 +96,13 @@ def router(
         socket.close()
         raise EndpointError(f"can't listen on {endpoint}: {error.strerror}") from None
     return socket
+
+
+def _shuffle_routing_ids() -> None:
+    """Before a ROUTER is made. libzmq counts the routing ids that it gives from what C's rand() says first,
+    which is the same in each process; and it aborts the process when the next one is taken, by a peer that
+    has chosen it. With a seed nobody knows which is the next."""
+    ctypes.CDLL(None).srand(secrets.randbits(32))
 
 
 class Dealer:

@@ -7,7 +7,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["evenpost", "worker", "client"]):
+with atheris.instrument_imports(include=["evenpost", "worker", "client", "broker"]):
     from scripts.fuzzing.targets import TARGETS
 
 if __name__ == "__main__":

@@ -9,11 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from zmq.utils import z85
+
+from broker.ring import DOMAINS, FOLDERS, Ring, read_ring
+from broker.zap import answer
 from client import InputError
 from client.addresses import AddressError, clean_address
 from client.campaign_file import load_values
 from client.recipients import RecipientList
 from evenpost.compose import ComposeError, TemplateError, compile_template
+from evenpost.runtime.curve import KeyFileError, PublicKey, Role, is_key
+from evenpost.runtime.curve_files import read_public_key, read_secret_key
 from evenpost.schedule.rate import RateError, parse_rate
 from evenpost.schedule.window import WindowError, parse_window
 from evenpost.wire import codec, limits
@@ -183,10 +189,61 @@ def template(data: bytes) -> None:
         assert not set(message.replace(b"\r\n", b"")) & {0, 10, 13}
 
 
+_CLIENT, _WORKER = b"\x01" * 32, b"\x02" * 32
+_RING = Ring(
+    by_key={
+        z85.encode(raw).decode(): PublicKey(role, "n", z85.encode(raw).decode())
+        for raw, role in ((_CLIENT, Role.CLIENT), (_WORKER, Role.WORKER))
+    }
+)
+_ALLOWED = {b"clients": _CLIENT, b"workers": _WORKER}
+_ZAP_FRAMES = (b"1.0", b"1", b"clients", b"127.0.0.1", b"", b"CURVE", _CLIENT)
+
+
+def zap_request(data: bytes) -> None:
+    """Frames cut at each NUL NUL: all of a request, or one of a good one. Who gets in is exactly right."""
+    place = data[0] if data else 0
+    frames = data[1:].split(b"\0\0")
+    if place < len(_ZAP_FRAMES):
+        frames = [*_ZAP_FRAMES[:place], data[1:], *_ZAP_FRAMES[place + 1 :]]
+    reply = answer(frames, _RING)
+    assert len(reply) == 6
+    assert reply[2] in (b"200", b"400")
+    if reply[2] == b"200":
+        version, number, domain, _, _, mechanism, key = frames
+        assert (version, mechanism, key, reply[1]) == (b"1.0", b"CURVE", _ALLOWED[domain], number)
+    else:
+        assert reply[4:] == [b"", b""]
+
+
+def key_file(data: bytes) -> None:
+    """As the broker's own key, as an allowed one, and in its folder."""
+    with tempfile.TemporaryDirectory(prefix="evenpost-fuzz-") as name:
+        for folder in FOLDERS:
+            Path(name, folder).mkdir()
+            Path(name, folder, "x.pub").write_bytes(data)
+        path = Path(name, "admins", "x.pub")
+        path.chmod(0o600)
+        with suppress(KeyFileError):
+            assert is_key(read_secret_key(path).public)
+        ring, wrong = read_ring(Path(name), Ring())
+        good = None
+        with suppress(KeyFileError):
+            good = read_public_key(path)
+        assert len(ring.by_key) == (good is not None and good.role in FOLDERS.values())
+        assert len(wrong) == len(FOLDERS) - len(ring.by_key)
+        for domain, roles in DOMAINS.items():
+            for key, who in ring.by_key.items():
+                assert (ring.holder(key, domain) is not None) == (who.role in roles)
+                assert who.user_id.isprintable()
+                assert len(who.user_id) < 256
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         wire_body, wire_frames, merge_values, journal_structs, smtp_reply, smtp_session, outcome_log, agent,
         rate, window, address, recipients, campaign_file, template,
+        zap_request, key_file,
     )
 }  # fmt: skip

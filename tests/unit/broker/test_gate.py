@@ -15,7 +15,7 @@ from evenpost.runtime.curve import PublicKey, Role
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code, WireError
-from tests.servers.attackers import handshaken, message
+from tests.servers.attackers import connect, handshaken, message
 from tests.servers.ports import free_port
 
 
@@ -146,7 +146,9 @@ def test_too_many_frames_end_the_connection_and_nothing_else(bench: Bench) -> No
 @pytest.mark.parametrize("bench", [{"connections_max": 3}], indirect=True)
 def test_connections_are_bounded(bench: Bench) -> None:
     kept = [handshaken(bench.address) for _ in range(3)]
-    bench.run(lambda: len(bench.gate.connections) == 3)
+    for raw in kept:
+        raw.sendall(message([b"h", b"x"]))
+    bench.run(lambda: len(bench.came) == 3)
     try:
         fourth = handshaken(bench.address)
     except OSError:
@@ -156,9 +158,32 @@ def test_connections_are_bounded(bench: Bench) -> None:
         fourth.close()
     bench.run(lambda: len(bench.gate.connections) == 3)
     for raw in kept:
-        raw.sendall(message([b"h", b"x"]))
-    bench.run(lambda: len(bench.came) == 3)
+        raw.sendall(message([b"h", b"y"]))
+    bench.run(lambda: len(bench.came) == 6)
     for raw in kept:
+        raw.close()
+
+
+@pytest.mark.parametrize("bench", [{"connections_max": 3}], indirect=True)
+def test_who_says_nothing_keeps_nobody_out(bench: Bench) -> None:
+    """Not even a handshake is needed to take all connections: with CURVE, no key."""
+    speaks = handshaken(bench.address)
+    speaks.sendall(message([b"h", b"first"]))
+    bench.run(lambda: len(bench.came) == 1)
+    silent = [connect(bench.address) for _ in range(2)]
+    bench.run(lambda: len(bench.gate.connections) == 3)
+    for number in range(3):
+        late = handshaken(bench.address)
+        for word in (b"late", b"and again"):
+            late.sendall(message([b"h", word + b"%d" % number]))
+            bench.run(lambda said=word + b"%d" % number: bench.came[-1][1][-1] == said)  # type: ignore[misc]  # bound now
+        late.close()
+        silent.append(connect(bench.address))
+        bench.run(lambda: len(bench.gate.connections) == 3)
+    speaks.sendall(message([b"h", b"still here"]))
+    bench.run(lambda: bench.came[-1][1][-1] == b"still here")
+    assert bench.codes()["connections"] >= 3
+    for raw in (speaks, *silent):
         raw.close()
 
 

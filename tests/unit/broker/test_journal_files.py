@@ -77,6 +77,47 @@ def test_a_copy_that_is_given_up_leaves_nothing_and_what_was_there(
         journal.copy_to(tmp_path / "nowhere" / "copy.db", False)
 
 
+def test_a_copy_never_takes_the_place_of_its_journal(
+    journal: SqliteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by another spelling of its name, not as FILE.part, not that of a file beside it."""
+    fill(journal, 1, ["a@example.com"])
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    for file in (
+        tmp_path / "link/journal.db", tmp_path / "sub/../journal.db", Path("journal.db"),
+        tmp_path / "journal.db-wal", tmp_path / "link/journal.db-shm", tmp_path / "journal.db-journal",
+        tmp_path / "journal.db.control",
+    ):  # fmt: skip
+        with pytest.raises(JournalError, match="the journal's own"):
+            journal.copy_to(file, True)
+    for file in (Path("/"), tmp_path / "a\0b", tmp_path / "\udcff"):
+        with pytest.raises(JournalError, match="can't be a file's name"):
+            journal.copy_to(file, True)
+    assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == before
+    other = SqliteJournal(tmp_path / "sub" / "x.part")
+    with pytest.raises(JournalError, match="the journal's own"):
+        other.copy_to(tmp_path / "sub" / "x", True)
+    assert other.path.exists()
+
+
+def test_a_restore_spares_the_copy_that_it_restores(journal: SqliteJournal, tmp_path: Path) -> None:
+    """What an interrupted backup or restore left is called journal.db.part, too."""
+    fill(journal, 1, ["a@example.com"])
+    part = copied(journal, tmp_path / "journal.db.part")
+    content = part.read_bytes()
+    journal.close()
+    for file, said in ((part, "rename it"), (journal.path, "is the journal itself")):
+        (tmp_path / "link").symlink_to(tmp_path)
+        for name in (file, tmp_path / "link" / file.name):
+            with pytest.raises(JournalError, match=said):
+                restore(name, journal.path, force=True)
+        (tmp_path / "link").unlink()
+    assert part.read_bytes() == content and len(check(journal.path).campaigns) == 1
+
+
 def test_damage_is_found(journal: SqliteJournal, tmp_path: Path) -> None:
     fill(journal, 1, [f"user{n}@example.com" for n in range(3_000)])
     copy = copied(journal, tmp_path / "copy.db")

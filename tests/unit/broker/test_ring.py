@@ -101,3 +101,15 @@ def test_a_key_that_anybody_may_write_does_not_count(folder: Path) -> None:
     path.chmod(0o646)
     ring, wrong = read_ring(folder, Ring())
     assert not names(ring) and "chmod o-w" in wrong[0]
+
+
+@pytest.mark.parametrize("name", [".", "admins"])
+def test_a_folder_to_which_anybody_may_add_keys_does_not_count(folder: Path, name: str) -> None:
+    allow(folder, "admins", "a")
+    former, _ = read_ring(folder, Ring())
+    (folder / name).chmod(0o1777)
+    allow(folder, "admins", "stranger")
+    ring, wrong = read_ring(folder, Ring())
+    assert not names(ring) and f"chmod o-w {folder / name}" in wrong[-1]
+    ring, _ = read_ring(folder, former)
+    assert names(ring) == {"admin:a"}, "what was read before it could be changed still counts"

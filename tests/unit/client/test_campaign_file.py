@@ -156,6 +156,9 @@ def test_syntax_errors_have_line_and_column(folder: Path) -> None:
     assert str(problem).startswith(f"{folder / 'campaign.toml'}:2:11: ")
     (problem,) = problems(folder, 'from = "x')
     assert "end of the file" in problem.reason
+    for number in ("1" * 5_000, "0x" + "f" * 5_000, "[" * 50_000):
+        found = problems(folder, f'from = "x"\npriority = {number}\n')
+        assert any("thousands of digits" in problem.reason for problem in found)
     with pytest.raises(InputError, match="no such file"):
         Campaign.load(folder / "none.toml")
     (folder / "latin.toml").write_bytes(b'from = "x"\nsubject = "\xe9"\n')

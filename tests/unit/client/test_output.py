@@ -28,6 +28,29 @@ def test_a_cell_on_a_pipe_keeps_to_its_column_and_line() -> None:
     assert output_table.plain(12.5) == "12.5"
 
 
+EVIL = "\x1b]52;c;cm0gLXJm\x07\x9b31m\u202eevil\r\n\u2028x"
+
+
+def test_no_name_steers_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clients name campaigns, workers name themselves and their servers; others look at them."""
+    campaign = replace(status(total=1), name=EVIL, pool=EVIL, waiting_for=EVIL)
+    worker = replace(WORKER, worker=EVIL, server=EVIL, reason=EVIL, pools=[EVIL])
+    for terminal in (True, False):
+        monkeypatch.setattr(output_table, "on_terminal", lambda terminal=terminal: terminal)
+        print(output.status_line(campaign))
+        output_table.table(output.STATUS_COLUMNS, [output.status_row(campaign)])
+        output_table.table(output.SERVER_COLUMNS, [output.server_row(worker, 1)], wrap="reason")
+        output_table.details([pair for pair in output.status_details(campaign) if pair[1] != ""])
+        Console(width=300, color_system=None).print(_screen(WatchUpdate([campaign], [worker]), 300))
+    shown = capsys.readouterr().out
+    assert "evil" in shown
+    assert set(shown.replace("\x1b[1m", "").replace("\x1b[0m", "")) & set(EVIL) <= set(
+        "]52;cm0gLXJm31evil\nx"
+    )
+
+
 @pytest.mark.parametrize(
     ("counts", "failed"),
     [({"sent": 10}, 0), ({"sent": 9, "suppressed": 1}, 0), ({"sent": 9, "bounced": 1}, 1),

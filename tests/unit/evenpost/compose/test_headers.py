@@ -39,7 +39,9 @@ def test_addresses(address):
     assert wire_address(address) == address
 
 
-@pytest.mark.parametrize("address", ["", "a", "a@b c", "a,b@c.d", "a@b>", "a@\u2028", "a@..ü", "a\u0085@b"])
+@pytest.mark.parametrize(
+    "address", ["", "a", "a@b c", "a,b@c.d", "a@b>", "a@\u2028", "a@..ü", "a\u0085@b", '"\u2028"@b.c']
+)
 def test_what_is_no_address(address):
     with pytest.raises(HeaderError):
         wire_address(address)

@@ -134,6 +134,39 @@ BOMBS = [
     "{{ {n.t: 1} }}",
     "{% set n = namespace(t=range(9)) %}{% for i in range(90000) %}{% set n.t = n.t|map('int') %}{% endfor %}"
     "{{ n.t|list }}",
+    # One value that many fields name; many wide fields.
+    "{{ ('{0}' * 9000).format('a' * 1000000) }}",
+    "{{ ('{0.real:>99999}' * 9000).format(1) }}",
+    "{{ ('{x[a]}' * 9000).format(x={'a': 'a' * 999000}) }}",
+    "{{ ('%(x)s' * 9000) % {'x': 'a' * 999000} }}",
+    "{{ ('%(x)s' * 9000)|format(x='a' * 1000000) }}",
+    # Methods whose arguments don't show what they come to.
+    "{{ ('a' * 100000).translate({97: 'b' * 100000}) }}",
+    "{{ ('\t' * 100000).expandtabs(100000) }}",
+    "{{ ('a' * 100000).encode().replace(''.encode(), ('b' * 100000).encode()) }}",
+    "{{ [1, [2] * 90000]|tojson(indent=90000) }}",
+    "{{ [1, [2] * 90000]|tojson('x' * 90000) }}",
+    "{{ ('http://a.b ' * 9000)|urlize(target='x' * 100000) }}",
+    # Searches that take the product of both texts.
+    "{{ ('a' * 999000).encode().decode('punycode') }}",
+    "{{ ('a' * 999000).rfind('ab' ~ 'a' * 400000) }}",
+    "{{ ('a' * 999000).rsplit('ab' ~ 'a' * 400000) }}",
+    "{{ ('a' * 999000).encode().rindex(('ab' ~ 'a' * 400000).encode()) }}",
+    "{{ ('a' * 999000).strip('b' * 400000 ~ 'a') }}",
+    "{{ ('a' * 999000)|trim('b' * 400000 ~ 'a') }}",
+    "{% set x = 'a' * 999000 %}{% set y = 'a' * 998999 ~ 'b' %}{{ ([x] * 999000).count(y) }}",
+    # Numbers without end.
+    "{{ (('f' * 999000)|int(base=16)) // (('f' * 499000)|int(base=16)) }}",
+    "{{ 0x" + "f" * 9000 + " is divisibleby 0x" + "f" * 4500 + " }}",
+    # Keys that all have the same hash.
+    "{{ [" + ",".join(str((2**61 - 1) * i) for i in range(4000)) + "]|unique|list }}",
+    "{{ {" + ",".join(f"{(2**61 - 1) * i}:1" for i in range(4000)) + "}|length }}",
+    "{{ dict([" + ",".join(f"({(2**61 - 1) * i},1)" for i in range(4000)) + "])|length }}",
+    "{{ dict.fromkeys([" + ",".join(str((2**61 - 1) * i) for i in range(4000)) + "])|length }}",
+    "{{ dict(range(90000)|batch(2)) }}",
+    # More than can be compiled in a few seconds.
+    "{{ [" + "[1]," * 100_000 + "] }}",
+    "{% if a is defined %}" + "{{ a.b.c.d.e.f.g.h }}" * 9_000 + "{% endif %}",
     "{{ 1 // 0 }}",
     "{{ items.x.y }}",
     "{{ 'a' + 1 }}",
@@ -177,6 +210,10 @@ def test_a_slow_step_is_stopped_by_the_clock(make, monkeypatch):
         "{{ items[1:] }}{{ 'a' ~ items ~ 1.5 }}{{ items == [1, 2] }}{{ 1 in items }}{{ data.a is eq 1 }}",
         "{% filter upper %}{% for i in items %}{{ i }}x{% endfor %}{% endfilter %}{{ missing|default('') }}",
         "{{ ('word ' * 2000)|truncate(30) }}{{ ('word ' * 2000)|wordwrap(60) }}",
+        "{{ '{0} and {0}, 50000 {x!r:>40}'.format('a' * 20000, x=1.5) }}{{ '%(x)s %(x)s' % {'x': 7} }}",
+        "{{ 'a\tb'.expandtabs(4) }}{{ ' a '|trim }}{{ 'a-b-c'.rsplit('-', 1)[0] }}{{ 'aab'.strip('ab') }}",
+        "{{ 'é'.encode('utf-8').decode() }}{{ data|tojson(indent=2) }}{{ [2, 1, 2]|unique|list }}",
+        "{{ 'see www.example.com'|urlize(40, target='_blank') }}{{ dict(a=1).a }}{{ 7 // 2 / 3 % 2 }}",
     ],
 )
 def test_what_people_write_stays_within_it(make, source):

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from jinja2 import Environment
 
@@ -21,11 +23,35 @@ from evenpost.compose.text import html_to_text, template_to_text
         ("<pre>a\n  b</pre>", "a\n  b\n"),
         ("<img src=x alt='Logo'> <q>said</q><!-- no -->", 'Logo "said"\n'),
         ("<p>open <b>never closed", "open never closed\n"),
+        ("1 < 2 <3 a<", "1 < 2 <3 a<\n"),
+        ("shown <b never closed", "shown\n"),
+        ("shown <!-- never <p>closed", "shown\n"),
+        ("<![if !mso]>a<![endif]> <![x[y]>b <![CDATA[c]]>d", "a b d\n"),
+        ("<a href='https://x'>one <a href='https://y'>two</a>", "one (https://x) two (https://y)\n"),
+        ("&#" + "1" * 5_000 + "; &#" + "0" * 5_000 + "65; &#x" + "f" * 5_000 + ";", "\ufffd A \ufffd\n"),
+        ("<ol start=" + "1" * 5_000 + "><li>a", "1. a\n"),
         ("", "\n"),
     ],
 )  # fmt: skip
 def test_html_to_text(html, text):
     assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<!--" * 250_000,
+        "<a " * 250_000,
+        "<a x=\"y='" * 100_000,
+        "<p hidden>" * 40_000 + "</b>" * 40_000,
+        "<ul>" * 40_000 + "<li>" * 40_000,
+    ],
+)
+def test_a_megabyte_takes_seconds_whatever_it_is(html):
+    """Each took minutes or hours: its time grew with the square of its length."""
+    began = time.monotonic()
+    html_to_text(html)
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ GOOD = f'role = "worker"\nname = "w"\npublic = "{KEY.public}"\n'
         (GOOD.replace('"worker"', '"client"') + 'workers = ["w"]', "only a worker's key"),
         (GOOD + "wrokers = []", "unknown key 'wrokers'"),
         (GOOD + f'secret = "{KEY.secret.reveal()}"', "here goes the .pub file"),
+        (GOOD + "n = " + "1" * 5_000, "is no key file"),
         ("#" * 70_000, "larger than 64 KB"),
     ],
     ids=itertools.count(),  # not the texts: each process that runs tests has another key in them
@@ -135,9 +136,11 @@ def test_what_is_wrong_with_a_secret_key_file_is_said(tmp_path: Path) -> None:
 
 def test_no_file_a_folder_and_a_pipe_are_no_keys(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("no", "No such file"), (".", "Is a directory"), ("pipe", "is no file")):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for name, said in (("no", "No such file"), (".", "is no file"), ("pipe", "is no file")):
         with pytest.raises(KeyFileError, match=said):
             read_public_key(tmp_path / name)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before, "a broker reads its keys again and again"
 
 
 def test_a_broker_key_is_a_file_or_the_key_itself(tmp_path: Path) -> None:

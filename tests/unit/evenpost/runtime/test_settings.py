@@ -60,6 +60,9 @@ def test_option_beats_environment_beats_file_beats_default(tmp_path: Path, text:
         ("loud = [true]", "b.toml: 'loud' takes a single value, not a list"),
         ("tag = [['x']]", "b.toml: 'tag' takes a list of single values, not one with a list in it"),
         ("tag = ['x', {a = 1}]", "b.toml: 'tag' takes a list of single values, not one with a table in it"),
+        ("max_things = " + "1" * 5_000, "b.toml: a number of thousands of digits"),
+        ("max_things = 0x" + "f" * 5_000, "b.toml: 'max_things' takes no number of thousands of digits"),
+        ("max_things = " + "[" * 50_000, "b.toml: a number of thousands of digits, or lists in lists"),
         ("tag = {a = 1}", "b.toml: 'tag' takes a list or a single value, not a table"),
     ],
 )

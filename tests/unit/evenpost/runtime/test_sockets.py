@@ -1,12 +1,14 @@
 """The DEALER inside asyncio: every message arrives, nothing is queued for nobody."""
 
 import asyncio
+import ctypes
 
 import pytest
 import zmq
 
 from evenpost.runtime import sockets
 from evenpost.runtime.tasks import Tasks
+from tests.servers.ports import free_port
 
 DEADLINE_S = 10.0
 
@@ -110,3 +112,20 @@ async def test_a_task_that_fails_is_told_of_by_name() -> None:
     assert len(tasks) == 1
     await tasks.cancel()
     assert len(tasks) == 0 and len(failed) == 1
+
+
+def test_nobody_can_foretell_the_next_routing_id() -> None:
+    """libzmq aborts the process whose next one a peer has taken: `Assertion failed: ok (socket_base.cpp)`."""
+    first = set()
+    for _ in range(2):
+        ctypes.CDLL(None).srand(1)  # as in a process that has just begun
+        with zmq.Context() as context:
+            router = sockets.router(context, f"tcp://127.0.0.1:{free_port()}")
+            peer = context.socket(zmq.DEALER)
+            peer.connect(router.get_string(zmq.LAST_ENDPOINT))
+            peer.send(b"x")
+            assert router.poll(5_000)
+            first.add(router.recv_multipart()[0])
+            peer.close(0)
+            router.close(0)
+    assert len(first) == 2
