@@ -302,7 +302,7 @@ class Run:
         with self._client() as client:
             for campaign in {told.campaign for s in self._submissions for told in s.told}:
                 status = client.status(campaign)
-                journal.unknown[campaign], journal.duplicates[campaign] = status.unknown, status.duplicates
+                journal.unknown[campaign] = status.unknown
                 for row in client.report(campaign):
                     unknown = sum(attempt.outcome == "unknown" for attempt in row.history)
                     journal.messages[campaign, row.index] = Entry(row.address, row.state, unknown)
