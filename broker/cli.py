@@ -219,6 +219,7 @@ def command(
     from broker.service import Broker
     from broker.takeover import take_over
     from evenpost.runtime.sockets import EndpointError
+    from evenpost.runtime.startup import signals_wait
 
     if lease < 3 * heartbeat:
         raise click.UsageError(f"--lease {lease} is shorter than three heartbeats of {heartbeat} s")
@@ -245,26 +246,27 @@ def command(
         from broker.failpoints import failing
 
         make_broker = failing(failpoints)
-    try:
-        chosen = Settings(
-            clients=clients,
-            workers=workers,
-            journal=journal,
-            disk_reserve=int(disk_reserve * 1_000_000),
-            dns_resolver=dns_resolver,
-            retain_days=retain_days,
-            client_limits=allowed.clients,
-            worker_limits=allowed.workers,
-            memory_max_bytes=allowed.memory_max_bytes,
-            core=core,
-            access=access,
-        )
-        broker = take_over(make_broker, chosen, wait_for_journal)
-    except OpenToAllError as error:
-        raise click.UsageError(str(error)) from None
-    except (JournalError, EndpointError, ResolverError) as error:
-        raise click.ClickException(str(error)) from None
-    return broker.run()
+    with signals_wait():
+        try:
+            chosen = Settings(
+                clients=clients,
+                workers=workers,
+                journal=journal,
+                disk_reserve=int(disk_reserve * 1_000_000),
+                dns_resolver=dns_resolver,
+                retain_days=retain_days,
+                client_limits=allowed.clients,
+                worker_limits=allowed.workers,
+                memory_max_bytes=allowed.memory_max_bytes,
+                core=core,
+                access=access,
+            )
+            broker = take_over(make_broker, chosen, wait_for_journal)
+        except OpenToAllError as error:
+            raise click.UsageError(str(error)) from None
+        except (JournalError, EndpointError, ResolverError) as error:
+            raise click.ClickException(str(error)) from None
+        return broker.run()
 
 
 def read_access(curve_key: Path | None, keys: Path | None, *, insecure: bool) -> AccessSettings:

@@ -64,6 +64,7 @@ from evenpost.runtime import logs, sockets
 from evenpost.runtime.clock import now
 from evenpost.runtime.clock_log import follow_clock
 from evenpost.runtime.curve import PublicKey
+from evenpost.runtime.startup import ENDINGS, release_signals
 from evenpost.wire import codec, limits
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
@@ -143,7 +144,7 @@ class Broker:
 
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT. The exit status: 0, or 1 where the journal failed."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDINGS:
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGHUP, self._reload_asked)
         self._wakeup.by_signals(True)
@@ -166,6 +167,7 @@ class Broker:
             campaigns=len(state.campaigns),
             known_workers=len(state.workers),
         )
+        release_signals()
         try:
             self._loop()
             self._queue.finish()

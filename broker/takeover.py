@@ -7,6 +7,7 @@ from typing import TypeVar
 from broker.journal.store import JournalInUseError
 from broker.settings import Settings
 from evenpost.runtime import logs
+from evenpost.runtime.startup import hold_signals, release_signals
 
 POLL_S = 0.02
 """How often the journal is tried: the pause between the end of one broker and the start of the next."""
@@ -31,4 +32,6 @@ def take_over(make: Callable[[Settings], B], settings: Settings, wait_s: float) 
         if not waits:
             waits = True
             logs.get().info("broker.waiting", journal=str(settings.journal), wait_s=wait_s)
+        release_signals()  # who waits has nothing yet that would want an orderly end
         time.sleep(POLL_S)
+        hold_signals()

@@ -272,16 +272,17 @@ def start(settings: Settings, failpoints: FailPoints | None = None) -> int:
     """Runs the worker to its end. The status to exit with."""
     import asyncio
 
+    from evenpost.runtime.startup import signals_wait
     from worker.service import serve
 
-    log = open_log(settings, failpoints)
     try:
         import uvloop
     except ImportError:  # PyPy: asyncio's own loop does the same, only slower
         new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     else:
         new_loop = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with signals_wait(), asyncio.Runner(loop_factory=new_loop) as runner:
+        log = open_log(settings, failpoints)
         if failpoints is not None:
             from worker import failpoints as failing
 

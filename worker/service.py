@@ -15,6 +15,7 @@ from evenpost.runtime import clock, logs
 from evenpost.runtime.clock_log import follow_clock
 from evenpost.runtime.settings import EXIT_INTERNAL
 from evenpost.runtime.sockets import Dealer
+from evenpost.runtime.startup import ENDINGS, release_signals
 from evenpost.runtime.tasks import Tasks
 from evenpost.wire import codec, messages
 from evenpost.wire.errors import Code, WireError
@@ -94,10 +95,11 @@ class Worker:
     async def run(self) -> int:
         """Works until a signal, the broker or a failure ends it. The status to exit with."""
         self._loop.set_exception_handler(self._loop_failed)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDINGS:
             self._loop.add_signal_handler(number, self._signalled, number)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._log_started()
+        release_signals()
         try:
             self._dealer = Dealer(
                 context, self.settings.broker, self._receive, self.settings.curve, self._complaints.refused
@@ -107,7 +109,7 @@ class Worker:
             status = await self._stopped
             status = await self._close(status)
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in ENDINGS:
                 self._loop.remove_signal_handler(number)
             if self._dealer is not None:
                 self._dealer.close()

@@ -1,7 +1,5 @@
 """A campaign's life: opened, filled, committed; paused, resumed, cancelled, reopened; expired, finished."""
 
-from email.utils import parseaddr
-
 from msgspec.structs import replace
 
 from broker.core import ready
@@ -317,11 +315,19 @@ def with_sender_pool(settings: Settings, request: wire.OpenCampaign) -> wire.Opt
     options = request.options
     if options.pool is not None:
         return options
-    domain = domain_of(parseaddr(request.template.sender)[1])
+    domain = sender_domain(request.template.sender)
     for rule in settings.senders:
         if rule.domain == domain:
             return replace(options, pool=rule.pool, overflow=options.overflow or rule.overflow)
     return options
+
+
+def sender_domain(sender: str) -> str:
+    """Of `Name <local@domain>` or `local@domain (Name)`; something that no rule names where it is neither.
+    Read without email.utils: parseaddr calls itself for each parenthesis, a thousand times if a client likes."""
+    _, _, address = sender.rpartition("<")
+    domain, _, _ = domain_of(address).partition("(")
+    return domain.strip().removesuffix(">")
 
 
 def _not_running(event: FromClient, id_: str) -> Reply:

@@ -41,6 +41,13 @@ class SetSent:
 
 
 @dataclass(frozen=True, slots=True)
+class SetHistory:
+    """Attempts that were told of after another one had decided what a message is: (id, its whole history)."""
+
+    rows: list[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class PutOff:
     """Messages that wait for their domain: (id, due_at, why). They are DEFERRED and keep what is known of
     them; `why` is for those that were never tried."""
@@ -155,6 +162,7 @@ Change = (
     | AddRecipients
     | SetMessages
     | SetSent
+    | SetHistory
     | PutOff
     | ShiftDue
     | SetCampaign

@@ -1,15 +1,17 @@
 """Outcomes that come late: again after a lost answer, after a restart of the broker, or from a worker that
 was taken for dead. The journal's row decides what is news."""
 
+from collections.abc import Iterable
+
 from broker.core import campaigns, ready
 from broker.core.batches import leave
-from broker.core.commands import Command, Persist, SetCampaign, SetMessages, ToWorker
+from broker.core.commands import Command, Persist, SetCampaign, SetHistory, SetMessages, ToWorker
 from broker.core.events import LookedUp, StoredRow
-from broker.core.outcomes import Row, end, news_of, remember, row_of, verdict
+from broker.core.outcomes import LOST, Row, end, news_of, remember, row_of, verdict
 from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, message_id
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
-from evenpost.wire import codec
+from evenpost.wire import codec, limits
 from evenpost.wire.messages import Outcome, OutcomesCommitted
 
 
@@ -21,6 +23,7 @@ def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
         if id_ in event.rows:
             event.rows[id_] = _with_news(event.rows[id_], news)
     rows: list[Row] = []
+    histories: dict[int, bytes] = {}
     touched: dict[int, Campaign] = {}
     for outcome in event.outcomes:
         id_ = message_id(outcome.campaign, outcome.index)
@@ -28,16 +31,22 @@ def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
         campaign = _campaign(state, event, outcome.campaign)
         if stored is None or campaign is None or not _tried(outcome):
             continue
-        row = _late(state, campaign, worker, outcome, stored, now)
+        row = _late(state, campaign, worker, outcome, stored, histories, now)
         touched[campaign.number] = campaign
+        if id_ in histories:
+            event.rows[id_] = stored._replace(history=histories[id_])
         if row is not None:
             rows.append(row)
+            histories.pop(id_, None)  # the row has it all
             # Two outcomes of one message in a report: the second sees what the first made of it.
             event.rows[id_] = _with_news(stored, news_of(row, worker))
             if campaign.reading:
                 campaign.settled_while_reading.add(id_)
     remember(state, worker, rows)
-    changes: list[SetMessages | SetCampaign] = [SetMessages(rows)] if rows else []
+    _remember_histories(state, event, histories)
+    changes: list[SetMessages | SetHistory | SetCampaign] = [SetMessages(rows)] if rows else []
+    if histories:
+        changes.append(SetHistory(list(histories.items())))
     changes.extend(SetCampaign.of(c) for c in touched.values())
     confirm = ToWorker(event.peer, OutcomesCommitted(event.upto))
     out: list[Command] = [Persist(tuple(changes), (confirm,))]
@@ -58,10 +67,20 @@ def _campaign(state: State, event: LookedUp, number: int) -> Campaign | None:
 
 
 def _with_news(stored: StoredRow, news: News) -> StoredRow:
-    state, attempts, code, reply, worker, ended_at = news
+    state, attempts, code, reply, worker, ended_at, history = news
     return stored._replace(
-        state=state, attempts=attempts, code=code, reply=reply, worker=worker, ended_at=ended_at
-    )
+        state=state, attempts=attempts, code=code, reply=reply, worker=worker, ended_at=ended_at,
+        history=stored.history if history is None else history,
+    )  # fmt: skip
+
+
+def _remember_histories(state: State, event: LookedUp, histories: Iterable[int]) -> None:
+    """As `remember`: `event.rows` is up to date with them."""
+    if state.looking_up > 1:
+        for id_ in histories:
+            row = event.rows[id_]
+            told = (row.state, row.attempts, row.code, row.reply, row.worker, row.ended_at)
+            state.news[id_] = (*told, row.history)
 
 
 def _tried(outcome: Outcome) -> bool:
@@ -69,7 +88,13 @@ def _tried(outcome: Outcome) -> bool:
 
 
 def _late(
-    state: State, campaign: Campaign, worker: Worker, outcome: Outcome, stored: StoredRow, now: Now
+    state: State,
+    campaign: Campaign,
+    worker: Worker,
+    outcome: Outcome,
+    stored: StoredRow,
+    histories: dict[int, bytes],
+    now: Now,
 ) -> Row | None:
     message = state.live.get(message_id(outcome.campaign, outcome.index))
     if message is not None:
@@ -83,8 +108,10 @@ def _late(
     news = outcome.attempt > stored.attempts
     # `sent` is true whenever it is told; everything else only if nobody has told of this attempt yet.
     if before is Stored.SENT or (outcome.kind != "sent" and (before.final or not news)):
-        campaign.duplicates += outcome.kind == "sent"
-        campaign.unknown += outcome.kind == "unknown"
+        earlier = history(stored)
+        known = with_late(campaign, worker, outcome, earlier)
+        if known != earlier:
+            histories[stored.id] = codec.pack(known)
         return None
     id_ = message_id(outcome.campaign, outcome.index)
     message = Message(id_, "", b"", stored.attempts, earlier=history(stored))
@@ -103,11 +130,14 @@ def _in_memory(
     another worker has it just now, its own outcome will say whether that made two."""
     stored = Stored.SENT
     if outcome.kind == "unknown":
-        campaign.unknown += 1
         stored = Stored.HELD
-    if outcome.kind not in ("sent", "unknown"):
-        return None
-    if stored is Stored.HELD and (message.batch or campaign.options.on_unknown != "hold"):
+        counted_before = campaign.unknown
+        known = with_late(campaign, worker, outcome, message.earlier)
+        is_news = campaign.unknown > counted_before
+        if not is_news or message.batch or campaign.options.on_unknown != "hold":
+            message.earlier = known
+            return None
+    elif outcome.kind != "sent":
         return None
     if message.batch:
         del state.batches[message.batch].messages[message.id]
@@ -118,6 +148,33 @@ def _in_memory(
     return row_of(message, stored, worker, outcome, None)
 
 
+def with_late(
+    campaign: Campaign, worker: Worker, outcome: Outcome, earlier: tuple[PlainAttempt, ...]
+) -> tuple[PlainAttempt, ...]:
+    """The attempts of a message, as they were and as they are with one that is told of when another one has
+    decided what the message is. Counts what nobody counted: a broker that died while the worker was away
+    could not know that the attempt was unknown when it gave the message to others. Told again, it changes
+    nothing."""
+    attempt = (outcome.ended_at, worker.name, outcome.kind, outcome.code, outcome.reply)
+    if attempt in earlier or outcome.kind not in ("sent", "unknown"):
+        return earlier
+    if outcome.kind == "sent":
+        campaign.duplicates += 1
+        copies = 1 + sum(kind == "sent" for _, _, kind, _, _ in earlier)
+        campaign.unknown += copies > sum(kind == "unknown" for _, _, kind, _, _ in earlier)
+        return _kept((attempt, *earlier))
+    for place, (_, name, kind, _, reply) in enumerate(earlier):
+        if (name, kind, reply) == (worker.name, "unknown", LOST):  # it counts since its lease ended
+            return (*earlier[:place], attempt, *earlier[place + 1 :])
+    campaign.unknown += 1
+    return _kept((attempt, *earlier))
+
+
+def _kept(attempts: tuple[PlainAttempt, ...]) -> tuple[PlainAttempt, ...]:
+    """The last one stays the last: it is what the message's row says."""
+    return attempts[: limits.ATTEMPTS_KEPT_MAX - 1] + attempts[limits.ATTEMPTS_KEPT_MAX - 1 :][-1:]
+
+
 def history(stored: StoredRow) -> tuple[PlainAttempt, ...]:
     """All attempts that the journal has of a message, oldest first."""
-    return tuple(codec.unpack_values(stored.history)) if stored.history else ()
+    return tuple(map(tuple, codec.unpack_values(stored.history))) if stored.history else ()

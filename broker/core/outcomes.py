@@ -28,6 +28,8 @@ SentRow = tuple[int, int, int, str, int, int, int]
 
 _TOOK_TIME = ("sent", "deferred", "bounced")
 """What the pace of a server is measured by: a refusal of everything is fast, and says nothing of it."""
+LOST = "the worker was lost and its lease has ended"
+"""The reply of an attempt that counts as unknown because its worker stays away: it may tell yet."""
 UNKNOWN_MAX = 3
 """Attempts whose outcome stayed unknown after which a message is held: each may have been a copy."""
 
@@ -83,7 +85,7 @@ def reported(
     remember(state, worker, rows)
     if state.looking_up:
         for id_, attempts, code, reply, _, _, ended_at in sent:
-            state.news[id_] = (Stored.SENT, attempts, code, reply, worker.name, ended_at)
+            state.news[id_] = (Stored.SENT, attempts, code, reply, worker.name, ended_at, None)
     upto = report.first + len(report.rows)
     if unknown_here or worker.looking_up:
         # It confirms all rows before it too: so it waits its turn behind those that are being looked up.
@@ -247,7 +249,7 @@ def remember(state: State, worker: Worker, rows: list[Row]) -> None:
 
 
 def news_of(row: Row, worker: Worker) -> News:
-    return row[1], row[2], row[3], row[4], worker.name, row[7]
+    return row[1], row[2], row[3], row[4], worker.name, row[7], row[9]
 
 
 def log_outcome(

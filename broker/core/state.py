@@ -35,8 +35,9 @@ def index_of(id_: int) -> int:
     return id_ & (1 << INDEX_BITS) - 1
 
 
-News = tuple[int, int, int, str, str, int]
-"""What a message became: state, attempts, code, reply, worker, when it ended."""
+News = tuple[int, int, int, str, str, int, bytes | None]
+"""What a message became: state, attempts, code, reply, worker, when it ended, and its history where that has
+changed."""
 
 
 class Stored(IntEnum):

@@ -297,7 +297,7 @@ def lose(state: State, worker: Worker, lost: Iterable[Batch], now: Now) -> list[
                 kind="unknown",
                 scope="server",
                 code=0,
-                reply="the worker was lost and its lease has ended",
+                reply=outcomes.LOST,
                 began_at=0,
                 ended_at=now.wall,
             )

@@ -18,6 +18,7 @@ from broker.core.commands import (
     EndBatches,
     PutOff,
     SetCampaign,
+    SetHistory,
     SetMessages,
     SetQuota,
     SetSent,
@@ -49,6 +50,7 @@ UPDATE message SET state = 3, attempts = ?2, code = ?3, reply = ?4, worker = ?5,
     first_at = coalesce(first_at, nullif(?6, 0)), last_at = ?7
 WHERE id = ?1
 """
+_SET_HISTORY = "UPDATE message SET history = ?2 WHERE id = ?1"
 _PUT_OFF = "UPDATE message SET state = 1, due_at = ?2, reply = coalesce(nullif(reply, ''), ?3) WHERE id = ?1"
 _SHIFT_DUE = "UPDATE message SET due_at = due_at + ? WHERE id >> 32 = ? AND due_at IS NOT NULL"
 _SET_CAMPAIGN = """
@@ -187,6 +189,8 @@ class SqliteJournal(Reads, Compaction):
                 db.executemany(_SET_SENT, sent)
             case SetMessages(rows):
                 db.executemany(_SET_MESSAGE, rows)
+            case SetHistory(histories):
+                db.executemany(_SET_HISTORY, histories)
             case PutOff(put_off):
                 db.executemany(_PUT_OFF, put_off)
             case ShiftDue(number, by_ms):

@@ -33,8 +33,6 @@ class Journal:
     """By campaign and index."""
     unknown: dict[str, int] = field(default_factory=dict)
     """What each campaign counts as unknown, attempts that came late included."""
-    duplicates: dict[str, int] = field(default_factory=dict)
-    """What each campaign knows to have been taken twice."""
 
 
 Taken = tuple[str, str]
@@ -59,7 +57,7 @@ class Balance:
     lies: int = 0
     """The journal says sent, and no sink has it."""
     uncounted: int = 0
-    """Copies that neither `unknown` nor `duplicates` of a campaign tells of."""
+    """Copies that `unknown` of a campaign doesn't tell of."""
     strange: int = 0
     """Taken by a sink, and the journal has no such message, or has it as one that was never taken."""
     examples: list[str] = field(default_factory=list)
@@ -128,7 +126,7 @@ def balance(
     for campaign, count in beyond.items():
         # What came late is counted for the campaign and not in the message's history.
         late = max(0, journal.unknown.get(campaign, 0) - in_rows[campaign])
-        missing = max(0, count - late - journal.duplicates.get(campaign, 0))
+        missing = max(0, count - late)
         result.uncounted += missing
         if missing:
             _example(result, f"campaign {campaign}: {missing} copies that nothing counts")

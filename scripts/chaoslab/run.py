@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scripts.chaoslab.bound import Exposure, exposure_of
 from scripts.chaoslab.ledger import Balance, Entry, Journal, Taken, balance
 from scripts.chaoslab.schedule import BROKER, CLIENT, Fault, schedule, worker_names
 from scripts.chaoslab.submissions import Submission
-from tests.integration.cluster import ROOT, Cluster
+from tests.integration.cluster import ROOT, Cluster, wait_until
 
 HEARTBEAT_S, LEASE_S = 0.25, 2.0
 STALL_S = 60.0
@@ -86,6 +87,8 @@ class Run:
         """Workers that are stopped, and until when."""
         self._ending: dict[str, float] = {}
         """Processes that were told to end for an upgrade, and when that is overdue."""
+        self._logged_before: dict[str, int] = {}
+        """The size of each process's log at its latest start."""
         self._exposed: list[Path] = []
         self._counts: Counter[str] = Counter()
         self._events: list[str] = []
@@ -214,7 +217,7 @@ class Run:
                     self._frozen.pop(name, None)
                     self._ending.pop(name, None)
                     self._cluster.processes[name].wait(10)
-                    self._cluster.restart(name)
+                    self._restart(name)
                     self._count("kill", what)
             case "freeze":
                 (name,) = fault.victims
@@ -250,15 +253,26 @@ class Run:
             if status is None and now < overdue:
                 continue
             del self._ending[name]
-            if status != 0:
+            # Before it has opened its log or the journal it has nothing to lose, and no handler yet.
+            died_at_once = status == -signal.SIGTERM and not self._has_started(name)
+            if status != 0 and not died_at_once:
                 self._trouble.append(f"{name} was told to end, and did with {status}")
                 self._cluster.kill(name)
-            self._cluster.restart(name)
+            self._restart(name)
         for name in (BROKER, *self._names):
             status = self._cluster.processes[name].poll()
             if status is not None and name not in self._ending:
                 self._trouble.append(f"{name} ended by itself with {status}")
-                self._cluster.restart(name)
+                self._restart(name)
+
+    def _restart(self, name: str) -> None:
+        self._logged_before[name] = len(self._cluster.log(name))
+        self._cluster.restart(name)
+
+    def _has_started(self, name: str) -> bool:
+        """Whether it has said so since its latest start: its handlers are there by then."""
+        logged = self._cluster.log(name)[self._logged_before.get(name, 0) :]
+        return f'"{"broker" if name == BROKER else "worker"}.started"' in logged
 
     def _count(self, kind: str, what: str) -> None:
         self._counts[kind] += 1
@@ -271,6 +285,8 @@ class Run:
 
     def _settle(self) -> None:
         """Workers end and tell all that they have not told, or no book could be closed."""
+        for name in self._names:
+            wait_until(partial(self._has_started, name), f"{name} starts")
         for name in self._names:
             self._cluster.processes[name].send_signal(signal.SIGTERM)
         for name in self._names:
@@ -286,7 +302,7 @@ class Run:
         with self._client() as client:
             for campaign in {told.campaign for s in self._submissions for told in s.told}:
                 status = client.status(campaign)
-                journal.unknown[campaign], journal.duplicates[campaign] = status.unknown, status.duplicates
+                journal.unknown[campaign] = status.unknown
                 for row in client.report(campaign):
                     unknown = sum(attempt.outcome == "unknown" for attempt in row.history)
                     journal.messages[campaign, row.index] = Entry(row.address, row.state, unknown)

@@ -58,8 +58,6 @@ class Checker(Watch):
         """How often servers took each message."""
         self.excused: set[int] = set()
         """Messages that nobody can vouch for, because an outcome log is lost."""
-        self.blind_recoveries = 0
-        """Restarts of the broker after which a worker stayed away for longer than a lease."""
         self._beside_free: dict[int, float] = {}
         """Since when (monotonic) the last messages of a campaign wait beside a server that is fast enough."""
         self._holders: defaultdict[int, list[tuple[WorkerHost, int, Held]]] = defaultdict(list)
@@ -82,8 +80,6 @@ class Checker(Watch):
 
     def log(self, who: str, level: str, event: str, fields: dict[str, Any]) -> None:
         self.note(who, f"{event} {fields}")
-        if event == "broker.recovered":
-            self.blind_recoveries += bool(fields["silent_workers"])
 
     # --- none in two places without a fence ------------------------------------------------
 
@@ -268,7 +264,7 @@ class Checker(Watch):
                 self.fail(f"{campaign.id} has ended and this hasn't: {line}")
         ids = [line.id for line in lines if line.id not in self.excused]
         copies = sum(self.takes[id_] - 1 for id_ in ids if self.takes[id_] > 1)
-        reasons = campaign.unknown + (campaign.duplicates if self.blind_recoveries else 0)
+        reasons = campaign.unknown
         if campaign.options.on_unknown == "hold" and campaign.id not in self._retried:
             reasons = 0
         if copies > reasons:

@@ -15,6 +15,7 @@ from broker.core.commands import (
     EndBatches,
     PutOff,
     SetCampaign,
+    SetHistory,
     SetMessages,
     SetQuota,
     SetSent,
@@ -126,6 +127,10 @@ class MemoryJournal:
                         after = _Row(row.address, row.values, 3, attempts, code, reply, worker, first_at,
                                      ended_at, row.due_at, row.history)  # fmt: skip
                         self._set(id_, row, after)
+            case SetHistory(histories):
+                for id_, attempts_told in histories:
+                    if (row := self._messages.get(id_)) is not None:
+                        self._set(id_, row, row._replace(history=attempts_told))
             case PutOff(put_off):
                 for id_, due, why in put_off:
                     if (row := self._messages.get(id_)) is not None:

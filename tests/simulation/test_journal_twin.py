@@ -14,6 +14,7 @@ from broker.core.commands import (
     Change,
     EndBatches,
     SetCampaign,
+    SetHistory,
     SetMessages,
     SetQuota,
     SetSent,
@@ -74,7 +75,7 @@ class Pair:
     def step(self) -> None:
         rng = self.rng
         number = rng.choice(list(self.totals)) if self.totals else 0
-        match rng.choice("cccrrrrmmmmssswqtexobbk" if self.totals else "c"):
+        match rng.choice("cccrrrrmmmmssshwqtexobbk" if self.totals else "c"):
             case "c":
                 self.add_campaign()
             case "r":
@@ -84,6 +85,9 @@ class Pair:
             case "s":
                 rows = [self.message(number) for _ in range(rng.randint(1, 5))]
                 self.apply(SetSent([(r[0], r[2], r[3], r[4], r[5], r[6], r[7]) for r in rows]))
+            case "h":
+                ids = [self.message(number)[0] for _ in range(rng.randint(1, 3))]
+                self.apply(SetHistory([(id_, bytes([0x91, rng.randint(0, 9)])) for id_ in ids]))
             case "w":
                 self.set_worker()
             case "q":
