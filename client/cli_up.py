@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -14,6 +16,9 @@ from client.up_keys import ROLES
 from evenpost.runtime.curve import KeyFileError, SecretKey
 from evenpost.runtime.curve_files import read_secret_key
 from evenpost.runtime.settings import option
+
+LISTENS_TIMEOUT_S = 1.0
+"""On this machine a connection is made, or refused, at once."""
 
 
 @click.command(short_help="Run a broker and its workers on this machine.")
@@ -75,7 +80,23 @@ def up(file: Path, log_dir: Path | None, curve_key: Path | None, check: bool) ->
         names = ", ".join(program.name for program in cluster.workers)
         click.echo(f"{file}: a broker and {counted(len(cluster.workers), 'worker')}: {names}.")
         return
+    if _listens(cluster.endpoint):
+        # Its broker would be taken for ours, and ours tried again and again.
+        raise click.UsageError(
+            f"something listens on {cluster.endpoint} already: does this cluster run? `evenpost servers` asks it"
+        )
     raise click.exceptions.Exit(asyncio.run(_run(cluster, log_dir, key)))
+
+
+def _listens(endpoint: str) -> bool:
+    parts = urlsplit(endpoint)
+    if parts.scheme != "tcp" or parts.hostname is None or not parts.port:
+        return False
+    try:
+        socket.create_connection((parts.hostname, parts.port), LISTENS_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 async def _run(cluster: Cluster, log_dir: Path | None, key: SecretKey | None) -> int:

@@ -40,6 +40,11 @@ def test_a_cluster_with_keys_starts_sends_and_ends(tmp_path: Path) -> None:
                 receipt = client.submit(newsletter(3), wait=True)
             assert receipt.status is not None and receipt.status.counts == {"sent": 3}
             assert server.count() == 3
+            second = subprocess.run(
+                command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True,
+                text=True, timeout=30,
+            )  # fmt: skip
+            assert second.returncode == 2 and "does this cluster run?" in second.stderr
             up.send_signal(signal.SIGTERM)
             assert up.wait(30) == 0
         finally:
