@@ -83,7 +83,7 @@ def up(file: Path, log_dir: Path | None, curve_key: Path | None, check: bool) ->
     if _listens(cluster.endpoint):
         # Its broker would be taken for ours, and ours tried again and again.
         raise click.UsageError(
-            f"something listens on {cluster.endpoint} already: does this cluster run? `evenpost servers` asks it"
+            f"something listens on {cluster.endpoint} already: does this cluster run? Ask `evenpost servers`"
         )
     raise click.exceptions.Exit(asyncio.run(_run(cluster, log_dir, key)))
 
