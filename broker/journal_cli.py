@@ -85,7 +85,7 @@ def backup(
         )
     else:
         checked = f", {found:,} campaigns, whole" if found is not None else ", not checked"
-        click.echo(f"{target}: {size:,} bytes{checked}.")
+        click.echo(f"{target}: a copy of {source}, {size:,} bytes{checked}.")
 
 
 def _check_copy(file: Path) -> int:

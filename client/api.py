@@ -273,7 +273,9 @@ class AsyncClient(Steering):
         for row in await self.trace(address, limit=limits.PAGE_ROWS_MAX):
             if row.campaign == campaign:
                 return row.index
-        await self.status(campaign)  # says so where there is no such campaign at all
+        status = await self.status(campaign)  # says so where there is no such campaign at all
+        if status.compacted_at is not None:
+            return 0  # nobody knows the index any more: about any, the broker says that, and since when
         raise ClientError(Code.NOT_FOUND, f"campaign {campaign} has no message to {address}")
 
     async def servers(self) -> list[WorkerStatus]:

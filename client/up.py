@@ -22,6 +22,7 @@ from client.errors import ClientError
 from client.output import takes_messages
 from client.problems import counted
 from client.up_config import Cluster, Program, command_of, environment_of
+from evenpost.runtime.curve import SecretKey
 from evenpost.runtime.settings import EXIT_BAD_INPUT
 from evenpost.runtime.tasks import Tasks
 from evenpost.wire.messages import WorkerStatus
@@ -29,6 +30,7 @@ from evenpost.wire.messages import WorkerStatus
 PERMANENT = {
     EXIT_BAD_INPUT: "can't start with these settings; the reason is above",
     76: "speaks another version of the protocol than the broker",
+    77: "has no right to run, by its key; the reason is above",
     78: "was taken over: another worker with the same name runs elsewhere",
 }
 """Exit statuses after which a restart would end in the same way."""
@@ -78,19 +80,22 @@ class _Child:
 
 
 class Supervisor:
-    """`run` it once; `stop` it from a signal handler."""
+    """`run` it once; `stop` it from a signal handler. `key`: a client's, to ask a broker with keys who is
+    ready."""
 
     def __init__(
         self,
         cluster: Cluster,
         *,
         log_folder: Path | None = None,
+        key: SecretKey | None = None,
         patience: Patience | None = None,
         command: Callable[[Program], list[str]] = command_of,
         out: IO[str] = sys.stderr,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._cluster = cluster
+        self._key = key
         self._log_folder = log_folder
         self._patience = patience or Patience()
         self._command = command
@@ -252,19 +257,27 @@ class Supervisor:
         """Asks the broker until all workers are ready, and says so."""
         wanted = {worker.program.name for worker in self._workers}
         started = nagged = time.monotonic()
-        client = AsyncClient(self._cluster.endpoint, timeout=5.0, connect_timeout=1.0)
+        if self._cluster.broker_key and self._key is None:
+            self._say("Started. Who is ready, the broker tells only a client's key: --curve-key FILE.")
+            return
+        client = AsyncClient(
+            self._cluster.endpoint, key=self._key, broker_key=self._cluster.broker_key or None,
+            timeout=5.0, connect_timeout=1.0,
+        )  # fmt: skip
+        reason = ""
         try:
             while True:
                 try:
                     ready = {w.worker for w in await client.servers() if _started(w)} & wanted
-                except ClientError:
-                    ready = set()
+                    reason = ""
+                except ClientError as error:
+                    ready, reason = set(), f" ({error.message})"
                 if ready == wanted:
                     break
                 if time.monotonic() - nagged >= self._patience.nag_s:
                     nagged = time.monotonic()
                     missing = ", ".join(sorted(wanted - ready))
-                    self._say(f"Still waiting for {missing} after {nagged - started:.0f} s.")
+                    self._say(f"Still waiting for {missing} after {nagged - started:.0f} s{reason}.")
                 await asyncio.sleep(self._patience.ask_s)
         finally:
             await client.close()

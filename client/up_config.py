@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from client.input_toml import parse_toml
 from client.problems import InputError, Problem, shown
+from client.up_keys import ClusterKeys
 from client.up_tables import TABLES, check_rate, check_table, tables_text
 from evenpost.runtime.sockets import EndpointError, check_endpoint
 
@@ -28,6 +29,8 @@ _SERVER_KEYS = {
     "password_env": str,
 }  # fmt: skip
 _BROKER_KEYS = {"clients": str, "workers": str, "journal": str}
+_KEY_FILES = {"broker": {"curve_key": str, "keys": str}, "worker": {"curve_key": str, "broker_key": str}}
+"""Options of the programs too; checked here, so that `--check` says what is wrong with them."""
 _TOP = ("broker", "server", *TABLES)
 _TYPE_WORDS = {str: "a text", int: "a whole number", list: "a list of texts"}
 _OWN = frozenset({"config", "help", "version", "broker", "pool", "smtp-password-file"})
@@ -57,6 +60,8 @@ class Cluster:
     """Where the processes run: relative paths in the file count from it."""
     endpoint: str
     """Where clients on this machine find the broker."""
+    broker_key: str = ""
+    """The broker's public key, in Z85; empty where it has none."""
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Cluster:
@@ -70,6 +75,7 @@ class _Reader:
         self._environment = environment
         self._problems: list[Problem] = []
         self._folder = path.parent.resolve()
+        self._keys = ClusterKeys(self._folder, environment, self._add)
 
     def cluster(self) -> Cluster:
         table = parse_toml(self._path, "bad_cluster")
@@ -90,7 +96,7 @@ class _Reader:
         workers = [self._worker(n, s, workers_endpoint, names) for n, s in enumerate(servers, 1)]
         if self._problems:
             raise InputError(self._problems)
-        return Cluster(broker, tuple(workers), self._folder, endpoint)
+        return Cluster(broker, tuple(workers), self._folder, endpoint, self._keys.public)
 
     def _add(self, key: str, reason: str, hint: str = "") -> None:
         self._problems.append(Problem("bad_cluster", reason, hint, str(self._path), field=key))
@@ -131,6 +137,8 @@ class _Reader:
         if not journal.parent.is_dir():
             self._add("broker.journal", f"there is no folder {str(journal.parent)!r}", "Make it first")
         arguments = ["broker", "--clients", clients, "--workers", workers, "--journal", str(journal)]
+        self._values(table, _KEY_FILES["broker"], "broker.")
+        self._keys.read_broker(table)
         arguments += self._others("broker", table, _BROKER_KEYS, "broker.")
         return Program("broker", tuple(arguments), config=config), _reachable(clients), _reachable(workers)
 
@@ -176,6 +184,8 @@ class _Reader:
             if variable not in self._environment:
                 self._add(place + "password_env", f"the variable {variable!r} is not set")
             environment[PASSWORD_VARIABLE] = self._environment.get(variable, "")
+        self._values(clean, _KEY_FILES["worker"], place)
+        environment |= self._keys.environment_of_worker(clean, place)
         arguments += self._others("worker", clean, _SERVER_KEYS, place)
         return Program(name, tuple(arguments), environment, frozenset(without))
 

@@ -64,12 +64,12 @@ def read_secret_key(path: Path, roles: Collection[Role] = frozenset(Role)) -> Se
     """The pair in a .key file. Raises KeyFileError, also where others can read the file or it is another
     role's."""
     content, mode = _read(path)
+    if "secret" not in content:
+        raise KeyFileError(f"{path} holds no secret key: give the .key file, not the .pub file")
     if mode & 0o077 and not _is_credential(path):
         raise KeyFileError(
             f"{path} is a secret that others can read (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
         )
-    if "secret" not in content:
-        raise KeyFileError(f"{path} holds no secret key: give the .key file, not the .pub file")
     whose = _public(path, content)
     text = content["secret"]
     if not isinstance(text, str) or not is_key(text):
@@ -79,7 +79,7 @@ def read_secret_key(path: Path, roles: Collection[Role] = frozenset(Role)) -> Se
         raise KeyFileError(f"{path}: 'public' doesn't belong to 'secret': the file was changed by hand")
     if whose.role not in roles:
         wanted = " or ".join(sorted(roles))
-        raise KeyFileError(f"{path} is the key of a {whose.role}: here goes the key of a {wanted}")
+        raise KeyFileError(f"{path} is a key of role {whose.role}: here goes one of role {wanted}")
     return SecretKey(whose.role, whose.name, whose.key, secret)
 
 
@@ -100,7 +100,7 @@ def read_broker_key(text: str) -> str:
         return text
     found = read_public_key(Path(text))
     if found.role is not Role.BROKER:
-        raise KeyFileError(f"{text} is the key of a {found.role}: here goes the broker's .pub file")
+        raise KeyFileError(f"{text} is a key of role {found.role}: here goes the broker's .pub file")
     return found.key
 
 

@@ -41,6 +41,8 @@ def test_a_backup_under_load_is_whole_and_nothing_waits_for_it(tmp_path: Path) -
             assert done.returncode == 0, done.stderr
             again = broker(tmp_path, "backup", "--journal", "journal.db", "copy.db")
             assert again.returncode == 1 and "is there already" in again.stderr
+            said = broker(tmp_path, "backup", "--journal", "journal.db", "second.db").stdout
+            assert said.startswith(f"{tmp_path / 'second.db'}: a copy of {tmp_path / 'journal.db'}, ")
             assert client.wait(id_).counts == {"sent": total}
     copy = tmp_path / "copy.db"
     assert json.loads(done.stdout)["bytes"] == copy.stat().st_size
@@ -133,7 +135,10 @@ def test_recipients_are_removed_in_time_and_everybody_is_told(tmp_path: Path) ->
             assert client.submit(newsletter(700), submission_id="mine").campaign == old
             newer = client.submit(newsletter(50), wait=True).campaign
             assert [row.campaign for row in client.trace("user3@example.com")] == [newer]
-            for ask in (lambda: list(client.report(old)), lambda: client.retry_failed(old)):
+            for ask in (
+                lambda: list(client.report(old)), lambda: client.retry_failed(old),
+                lambda: client.explain(old, address="user3@example.com"),
+            ):  # fmt: skip
                 with pytest.raises(ClientError, match="What is left: 700 sent, of 700") as refused:
                     ask()
                 assert refused.value.code == "wrong_state"

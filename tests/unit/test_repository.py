@@ -68,7 +68,9 @@ def test_the_bill_of_materials_names_all_that_is_pinned_with_its_hashes(tmp_path
         assert hashes, component["name"]
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "setup", "bench", "lock", "simulate", "fuzz", "sbom"])
+@pytest.mark.parametrize(
+    "name", ["demo", "test", "setup", "bench", "lock", "simulate", "chaos", "fuzz", "sbom"]
+)
 def test_scripts_can_be_run(name: str) -> None:
     script = ROOT / "scripts" / name
     assert os.access(script, os.X_OK)

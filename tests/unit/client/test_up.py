@@ -409,6 +409,13 @@ async def test_wrong_settings_are_not_tried_again(tmp_path: Path) -> None:
     assert cast.out.getvalue().count("| no such option") == 1
 
 
+async def test_who_has_no_right_by_its_key_is_not_started_again(tmp_path: Path) -> None:
+    cast = Cast(tmp_path, broker=RUNS, w1="import sys; sys.exit(77)", w2=RUNS)
+    said_so = said("w1 has no right to run, by its key", "broker runs", "w2 runs")
+    assert await cast.run((said_so, cast.supervisor.stop)) == 1
+    assert "starts again" not in cast.out.getvalue()
+
+
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     script = f"""
 import asyncio, sys

@@ -119,7 +119,7 @@ def test_what_is_wrong_with_a_secret_key_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match=r"not the \.pub file"):
         public.chmod(0o600)
         read_secret_key(public)
-    with pytest.raises(KeyFileError, match="key of a worker: here goes the key of a admin or client"):
+    with pytest.raises(KeyFileError, match="key of role worker: here goes one of role admin or client"):
         read_secret_key(path, {Role.CLIENT, Role.ADMIN})
     other = new_key(Role.WORKER, "k")
     text = path.read_text()
