@@ -1,0 +1,49 @@
+"""Back-pressure: what broker, clients and workers hold in memory when one is slower than another."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from scripts.benches import pressure_disk, pressure_idle, pressure_worker
+from scripts.benches.table import Bar, Result
+
+SCENARIOS = ("idle", "disk", "worker")
+
+
+class Found(Protocol):
+    __dataclass_fields__: Any
+
+    def rows(self) -> list[list[object]]: ...
+
+    def bars(self) -> list[Bar]: ...
+
+
+def measure(
+    scenario: str,
+    clients: int,
+    messages: int,
+    submitters: int,
+    recipients: int,
+    queued: int,
+    seconds: int,
+) -> Result:
+    """Memory under back-pressure, in three parts with real processes.
+
+    idle: clients that are connected and say nothing; a campaign's pace without them, beside them, and without
+    them again. disk: clients that submit as fast as they can, while each flush of the journal takes half a
+    second; then the broker is killed, and its journal is compared with what clients were told. worker: one
+    connection to a server of 50 ms a message, with a long queue in the broker.
+    """
+    parts: dict[str, Callable[[], Found]] = {
+        "idle": lambda: pressure_idle.measure(clients, messages),
+        "disk": lambda: pressure_disk.measure(submitters, recipients),
+        "worker": lambda: pressure_worker.measure(queued, seconds),
+    }
+    found = {name: part() for name, part in parts.items() if scenario in ("all", name)}
+    return Result(
+        "pressure",
+        ["", "measured"],
+        [row for part in found.values() for row in part.rows()],
+        {name: asdict(part) for name, part in found.items()},
+        [bar for part in found.values() for bar in part.bars()],
+    )
