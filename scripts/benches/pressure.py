@@ -2,20 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol
 
 from scripts.benches import pressure_disk, pressure_idle, pressure_worker
-from scripts.benches.table import Bar, Result
+from scripts.benches.table import Result
 
 SCENARIOS = ("idle", "disk", "worker")
 
 
-class Found(Protocol):
-    __dataclass_fields__: Any
-
-    def rows(self) -> list[list[object]]: ...
-
-    def bars(self) -> list[Bar]: ...
+Found = pressure_idle.Idle | pressure_disk.SlowDisk | pressure_worker.SlowWorker
 
 
 def measure(
