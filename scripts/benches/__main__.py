@@ -108,7 +108,7 @@ command(
     number("--clients", 10_000, "idle: clients that say nothing."),
     number("--messages", 10_000, "idle: messages of each campaign beside them."),
     number("--submitters", 8, "disk: clients that submit at once."),
-    number("--recipients", 150_000, "disk: recipients of each."),
+    number("--recipients", 40_000, "disk: recipients of each."),
     number("--queued", 500_000, "worker: messages queued."),
     number("--seconds", 15, "worker: how long it is watched."),
 )

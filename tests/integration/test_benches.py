@@ -23,6 +23,23 @@ BENCHES = {
     "submit": (["--recipients", "2000"], {"rate", "client_rss_mb"}),
     "restart": (["--messages", "20000"], {"seconds", "filled_s"}),
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
+    "pressure": (
+        [
+            "--clients",
+            "20",
+            "--messages",
+            "200",
+            "--submitters",
+            "2",
+            "--recipients",
+            "2000",
+            "--queued",
+            "1000",
+            "--seconds",
+            "1",
+        ],
+        {"idle", "disk", "worker"},
+    ),
 }
 """All but queue, whose measurement takes ten seconds however few messages it has."""
 NEED_POSTFIX = {"throughput", "submit"}
@@ -47,6 +64,19 @@ def test_balance_counts_each_message_once() -> None:
     # The sinks kept to their times, and nobody is faster than the ideal.
     assert [round(s, 2) for s in found["service_s"]] == [0.18, 0.06, 0.02]
     assert found["makespan_s"] >= found["ideal_s"]
+
+
+@pytest.mark.slow
+def test_pressure_counts_what_is_in_the_journal_and_in_the_worker() -> None:
+    disk = run("pressure", "--scenario", "disk", "--submitters", "2", "--recipients", "3000", "--json")[
+        "disk"
+    ]
+    assert sorted(disk["stored"].values()) == [3000, 3000]
+    assert disk["stored"] == disk["accepted"]
+    assert 0 < disk["before_mb"] < disk["peak_mb"]
+    worker = run("pressure", "--scenario", "worker", "--queued", "1000", "--seconds", "1", "--json")["worker"]
+    assert 1 <= worker["batches_max"] <= worker["held_max"] < 1000, "it never has the queue"
+    assert 0 < worker["sent"] < 1000
 
 
 def run(*arguments: str) -> dict[str, Any]:
