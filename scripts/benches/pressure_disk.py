@@ -15,9 +15,11 @@ import click
 from broker.admission import ROWS_WAITING_MAX
 from broker.guard import MIB
 from broker.journal.group_commit import GROUP_ROWS_MAX
+from evenpost.runtime.sockets import ROUTER_RECEIVE_QUEUE_MESSAGES_MAX
 from evenpost.wire import codec, limits
 from evenpost.wire.messages import Recipient
 from scripts.benches.processes import ROOT, Cluster, cluster
+from scripts.benches.rude_client import CHUNK_ROWS, SUBMISSION, Acknowledged, RudeClient
 from scripts.benches.table import Bar
 
 FLUSH_S = 0.5
@@ -40,7 +42,7 @@ endpoint, submission, recipients = sys.argv[1:]
 with Client(endpoint, connect_timeout=60, timeout=120) as client:
     receipt = client.submit(newsletter(int(recipients)), submission_id=submission)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"campaign": receipt.campaign, "recipients": receipt.recipients, "rss_mb": peak}))
+print(json.dumps({"submission": submission, "recipients": receipt.recipients, "rss_mb": peak}))
 """
 
 
@@ -50,9 +52,12 @@ class SlowDisk:
     recipients: int
     """Of each."""
     accepted: dict[str, int]
-    """Recipients that each campaign's client was told of by SUBMIT_OK."""
+    """By submission: recipients that its client was told of by SUBMIT_OK."""
     stored: dict[str, int]
     """The same in the journal of the broker that was killed behind the last SUBMIT_OK."""
+    rude: Acknowledged
+    rude_stored: int
+    """Recipients of the rude client in that journal."""
     seconds: float
     before_mb: float
     peak_mb: float
@@ -64,17 +69,20 @@ class SlowDisk:
 
     @property
     def missing(self) -> int:
-        return sum(abs(self.stored.get(id_, 0) - count) for id_, count in self.accepted.items())
+        told = sum(abs(self.stored.get(id_, 0) - count) for id_, count in self.accepted.items())
+        return told + max(0, self.rude.stored * CHUNK_ROWS - self.rude_stored)
 
     def rows(self) -> list[list[object]]:
         total = sum(self.accepted.values())
         return [
             [f"slow disk ({FLUSH_S} s a flush): {self.clients} clients, recipients accepted", f"{total:,}"],
             ["  recipients/s", f"{total / self.seconds:,.0f}"],
+            [f"  beside them a client without a window: chunks of {CHUNK_ROWS:,} sent, acknowledged, refused",
+             f"{self.rude.sent:,}, {self.rude.stored:,}, {self.rude.refused:,}"],
             ["  broker's RSS before, peak, bound, MB",
              f"{self.before_mb:.0f}, {self.peak_mb:.0f}, {self.bound_mb:.0f}"],
             ["  largest client's peak RSS, MB", self.client_peak_mb],
-            ["  accepted and not in the journal", f"{self.missing:,}"],
+            ["  acknowledged and not in the journal", f"{self.missing:,}"],
         ]  # fmt: skip
 
     def bars(self) -> list[Bar]:
@@ -82,18 +90,19 @@ class SlowDisk:
             Bar("slow disk: submissions accepted", len(self.accepted), self.clients, True),
             Bar("slow disk: broker's peak RSS, MB", self.peak_mb, round(self.bound_mb), False),
             Bar("slow disk: a client's peak RSS, MB", self.client_peak_mb, CLIENT_MB_MAX, False),
-            Bar("slow disk: accepted and not in the journal", self.missing, 0, False),
+            Bar("slow disk: acknowledged and not in the journal", self.missing, 0, False),
         ]
 
 
 def bound_mb(before_mb: float, clients: int) -> float:
     """What the broker's limits allow it: rows in front of the journal (one chunk may pass the mark), a group
-    that is being written and one that is being flushed, each client's chunks under way, SQLite's cache."""
+    that is being written and one that is being flushed, each client's chunks under way (of the one that keeps
+    to no window: what ZeroMQ takes in of a peer before it stops reading), and SQLite's cache."""
     row = _a_row()
     rows = ROWS_WAITING_MAX + limits.CHUNK_ROWS_MAX + 2 * (GROUP_ROWS_MAX + limits.CHUNK_ROWS_MAX)
     objects = getsizeof(row) + getsizeof(row.address) + getsizeof(row.values) + 8  # a place in a list
     chunk = limits.CHUNK_ROWS_MAX * len(codec.pack_struct(row))
-    wire = clients * limits.CHUNKS_IN_FLIGHT_MAX * 2 * chunk  # in ZeroMQ's queue, and in our hands
+    wire = (clients * limits.CHUNKS_IN_FLIGHT_MAX + ROUTER_RECEIVE_QUEUE_MESSAGES_MAX) * chunk
     return before_mb + SQLITE_CACHE_MIB + ALLOCATOR * (rows * objects + wire) / MIB
 
 
@@ -108,13 +117,20 @@ def measure(clients: int, recipients: int) -> SlowDisk:
     with cluster([], broker=("-m", "broker", "--failpoints", stalls)) as made:
         before_mb = made.broker.rss_mb
         began = time.monotonic()
-        found = _submit(made, clients, recipients)
+        rude = RudeClient(made.clients)
+        try:
+            found = _submit(made, clients, recipients)
+        except BaseException:
+            rude.stop()
+            raise
         seconds = time.monotonic() - began
         peak_mb = made.broker.peak_rss_mb
         made.broker.kill()
-        stored = _stored(made.folder / "journal.db")
+        told = rude.stop()
+        by_submission = _stored(made.folder / "journal.db")
     return SlowDisk(
-        clients, recipients, {one["campaign"]: one["recipients"] for one in found}, stored,
+        clients, recipients, {one["submission"]: one["recipients"] for one in found},
+        by_submission, told, by_submission.pop(SUBMISSION, 0),
         seconds, before_mb, peak_mb, max(one["rss_mb"] for one in found),
     )  # fmt: skip
 
@@ -139,10 +155,12 @@ def _submit(made: Cluster, clients: int, recipients: int) -> list[dict[str, Any]
 
 
 def _stored(journal: Path) -> dict[str, int]:
-    """Recipients by campaign, as the next broker would find them."""
+    """Recipients by submission, as the next broker would find them."""
     db = apsw.Connection(str(journal))
     try:
-        query = "SELECT c.id, count(m.id) FROM campaign c JOIN message m ON m.id >> 32 = c.number GROUP BY 1"
+        query = (
+            "SELECT submission, count(*) FROM message JOIN campaign ON number = message.id >> 32 GROUP BY 1"
+        )
         return dict(db.execute(query))
     finally:
         db.close()
