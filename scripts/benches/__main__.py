@@ -109,6 +109,7 @@ command(
     number("--messages", 10_000, "idle: messages of each campaign beside them."),
     number("--submitters", 8, "disk: clients that submit at once."),
     number("--recipients", 40_000, "disk: recipients of each."),
+    number("--flush-ms", 500, "disk: what each flush of the journal takes."),
     number("--queued", 500_000, "worker: messages queued."),
     number("--seconds", 15, "worker: how long it is watched."),
 )

@@ -18,19 +18,19 @@ def measure(
     messages: int,
     submitters: int,
     recipients: int,
+    flush_ms: int,
     queued: int,
     seconds: int,
 ) -> Result:
     """Memory under back-pressure, in three parts with real processes.
 
     idle: clients that are connected and say nothing; a campaign's pace without them, beside them, and without
-    them again. disk: clients that submit as fast as they can, while each flush of the journal takes half a
-    second; then the broker is killed, and its journal is compared with what clients were told. worker: one
+    them again. disk: clients that submit as fast as they can, while each flush of the journal takes long; then the broker is killed, and its journal is compared with what clients were told. worker: one
     connection to a server of 50 ms a message, with a long queue in the broker.
     """
     parts: dict[str, Callable[[], Found]] = {
         "idle": lambda: pressure_idle.measure(clients, messages),
-        "disk": lambda: pressure_disk.measure(submitters, recipients),
+        "disk": lambda: pressure_disk.measure(submitters, recipients, flush_ms),
         "worker": lambda: pressure_worker.measure(queued, seconds),
     }
     found = {name: part() for name, part in parts.items() if scenario in ("all", name)}

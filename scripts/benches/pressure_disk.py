@@ -22,8 +22,6 @@ from scripts.benches.processes import ROOT, Cluster, cluster
 from scripts.benches.rude_client import CHUNK_ROWS, SUBMISSION, Acknowledged, RudeClient
 from scripts.benches.table import Bar
 
-FLUSH_S = 0.5
-"""Of the slow disk: at most GROUP_ROWS_MAX rows in such a time, 40,000 a second. Clients bring twice that."""
 _FLUSHES_MAX = 2_000
 """So many are slow; the run has far fewer."""
 _ENDS_WITHIN_S = 300.0
@@ -48,6 +46,7 @@ print(json.dumps({"submission": submission, "recipients": receipt.recipients, "r
 
 @dataclass(frozen=True)
 class SlowDisk:
+    flush_ms: int
     clients: int
     recipients: int
     """Of each."""
@@ -75,7 +74,7 @@ class SlowDisk:
     def rows(self) -> list[list[object]]:
         total = sum(self.accepted.values())
         return [
-            [f"slow disk ({FLUSH_S} s a flush): {self.clients} clients, recipients accepted", f"{total:,}"],
+            [f"slow disk ({self.flush_ms} ms a flush): {self.clients} clients, recipients accepted", f"{total:,}"],
             ["  recipients/s", f"{total / self.seconds:,.0f}"],
             [f"  beside them a client without a window: chunks of {CHUNK_ROWS:,} sent, acknowledged, refused",
              f"{self.rude.sent:,}, {self.rude.stored:,}, {self.rude.refused:,}"],
@@ -111,9 +110,9 @@ def _a_row() -> Recipient:
     return Recipient("user100000@example90.com", codec.pack_values(["Anna000", "Hamburg", "000186a0"]))
 
 
-def measure(clients: int, recipients: int) -> SlowDisk:
+def measure(clients: int, recipients: int, flush_ms: int) -> SlowDisk:
     """This many clients at once with `recipients` each, and a disk that takes its time for each flush."""
-    stalls = ";".join(f"broker.before_commit=stall:{FLUSH_S}@{n}" for n in range(1, _FLUSHES_MAX))
+    stalls = ";".join(f"broker.before_commit=stall:{flush_ms / 1000}@{n}" for n in range(1, _FLUSHES_MAX))
     with cluster([], broker=("-m", "broker", "--failpoints", stalls)) as made:
         before_mb = made.broker.rss_mb
         began = time.monotonic()
@@ -129,6 +128,7 @@ def measure(clients: int, recipients: int) -> SlowDisk:
         told = rude.stop()
         by_submission = _stored(made.folder / "journal.db")
     return SlowDisk(
+        flush_ms,
         clients, recipients, {one["submission"]: one["recipients"] for one in found},
         by_submission, told, by_submission.pop(SUBMISSION, 0),
         seconds, before_mb, peak_mb, max(one["rss_mb"] for one in found),
