@@ -74,7 +74,8 @@ class SlowDisk:
     def rows(self) -> list[list[object]]:
         total = sum(self.accepted.values())
         return [
-            [f"slow disk ({self.flush_ms} ms a flush): {self.clients} clients, recipients accepted", f"{total:,}"],
+            [f"slow disk ({self.flush_ms} ms a flush): {self.clients} clients, recipients accepted",
+             f"{total:,}"],
             ["  recipients/s", f"{total / self.seconds:,.0f}"],
             [f"  beside them a client without a window: chunks of {CHUNK_ROWS:,} sent, acknowledged, refused",
              f"{self.rude.sent:,}, {self.rude.stored:,}, {self.rude.refused:,}"],

@@ -51,14 +51,8 @@ def test_balance_counts_each_message_once() -> None:
 
 @pytest.mark.slow
 def test_pressure_counts_what_is_in_the_journal_and_in_the_worker() -> None:
-    sizes = {
-        "clients": 20,
-        "messages": 200,
-        "submitters": 2,
-        "recipients": 2000,
-        "queued": 1000,
-        "seconds": 1,
-    }
+    sizes = {"clients": 20, "messages": 100, "submitters": 2, "recipients": 2000, "flush-ms": 20}
+    sizes |= {"queued": 1000, "seconds": 1}
     found = run("pressure", *(f"--{name}={size}" for name, size in sizes.items()), "--json")
     idle, disk, worker = found["idle"], found["disk"], found["worker"]
     assert idle["connected"]["clients"] == idle["asked_again"]["clients"] == 20
