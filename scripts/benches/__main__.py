@@ -111,6 +111,6 @@ command(
     number("--recipients", 40_000, "disk: recipients of each."),
     number("--flush-ms", 500, "disk: what each flush of the journal takes."),
     number("--queued", 500_000, "worker: messages queued."),
-    number("--seconds", 15, "worker: how long it is watched."),
+    number("--seconds", 10, "idle, worker: how long they are watched."),
 )
 bench()

@@ -30,7 +30,7 @@ def measure(
     clients were told. worker: one connection to a server of 50 ms a message, with a long queue in the broker.
     """
     parts: dict[str, Callable[[], Found]] = {
-        "idle": lambda: pressure_idle.measure(clients, messages),
+        "idle": lambda: pressure_idle.measure(clients, messages, seconds),
         "disk": lambda: pressure_disk.measure(submitters, recipients, flush_ms),
         "worker": lambda: pressure_worker.measure(queued, seconds),
     }

@@ -22,7 +22,6 @@ MEMORY_MAX_MB = Settings().memory_max_bytes / MIB
 CPU_SHARE_MAX = 0.2
 """Of a core, of the broker, while they are idle: others have four fifths of the loop, as above. (With ZMTP
 heartbeats on the broker's side, 4,000 clients took all of it.)"""
-_IDLE_S = 3.0
 _SPARE_CONNECTIONS = 100
 _ROUNDS = 3
 _FREED_WITHIN_S = 5.0
@@ -77,8 +76,9 @@ class Idle:
         ]
 
 
-def measure(clients: int, messages: int) -> Idle:
-    """Campaigns without them, beside them, and without them again, of `messages` each."""
+def measure(clients: int, messages: int, seconds: int) -> Idle:
+    """Campaigns without them, beside them, and without them again, of `messages` each. `seconds`: how long
+    the clients are idle and nothing else is done."""
     most = max(Limits().connections_max, clients + _SPARE_CONNECTIONS)
     broker = ("-m", "broker", "--client-connections-max", str(most))
     with paced_sinks([0.0]) as (sink,), cluster([sink.port], broker=broker) as made:
@@ -86,7 +86,7 @@ def measure(clients: int, messages: int) -> Idle:
         alone = [_pace(made, messages) for _ in range(_ROUNDS)]
         before_mb = made.broker.rss_mb
         with idle_clients(made.clients, clients) as crowd:
-            cpu_share = _cpu_share(made)
+            cpu_share = _cpu_share(made, seconds)
             beside = [_pace(made, messages) for _ in range(_ROUNDS)]
             asked_again = crowd.ask()
             beside_mb = made.broker.rss_mb
@@ -108,9 +108,9 @@ def _pace(made: Cluster, messages: int) -> float:
     return receipt.recipients / (time.monotonic() - began)
 
 
-def _cpu_share(made: Cluster) -> float:
+def _cpu_share(made: Cluster, seconds: int) -> float:
     used_s, began = made.broker.cpu_s, time.monotonic()
-    time.sleep(_IDLE_S)
+    time.sleep(seconds)
     return (made.broker.cpu_s - used_s) / (time.monotonic() - began)
 
 
