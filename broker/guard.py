@@ -287,6 +287,8 @@ class Guard:
     def refresh(self, held: Mapping[str, Campaigns]) -> None:
         """What the campaigns in memory, by id, hold now: those that aren't there have ended."""
         for key, account in list(self._accounts.items()):
+            if not account.campaigns and not account.recipients:
+                continue  # idle: there may be ten thousand of them
             mine = [(id_, held[id_]) for id_ in account.campaigns if id_ in held]
             account.campaigns = {id_ for id_, _ in mine}
             account.recipients = sum(campaign.recipients for _, campaign in mine)

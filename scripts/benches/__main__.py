@@ -4,7 +4,18 @@ from collections.abc import Callable
 
 import click
 
-from scripts.benches import balance, dispatch, hostile, latency, queue, restart, submit, throughput, trace
+from scripts.benches import (
+    balance,
+    dispatch,
+    hostile,
+    latency,
+    pressure,
+    queue,
+    restart,
+    submit,
+    throughput,
+    trace,
+)
 from scripts.benches.table import Result, show
 from tests.servers.attackers import ATTACKS
 
@@ -87,5 +98,19 @@ command(
     number("--messages", 60_000, "Messages of each campaign."),
     number("--rounds", 2, "Rounds of each flood; the median counts."),
     click.option("--attack", type=click.Choice(["all", *ATTACKS]), default="all", help="One kind of flood."),
+)
+command(
+    "pressure",
+    pressure.measure,
+    click.option(
+        "--scenario", type=click.Choice(["all", *pressure.SCENARIOS]), default="all", help="One part of it."
+    ),
+    number("--clients", 10_000, "idle: clients that say nothing."),
+    number("--messages", 10_000, "idle: messages of each campaign beside them."),
+    number("--submitters", 8, "disk: clients that submit at once."),
+    number("--recipients", 40_000, "disk: recipients of each."),
+    number("--flush-ms", 500, "disk: what each flush of the journal takes."),
+    number("--queued", 500_000, "worker: messages queued."),
+    number("--seconds", 10, "idle, worker: how long they are watched."),
 )
 bench()

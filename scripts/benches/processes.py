@@ -141,7 +141,7 @@ class Cluster:
         quiet = ["--log-level", "warning"]
         keys = make_keys(folder, len(smtp_ports)) if curve else None
         broker_keys = ["--curve-key", "broker.key", "--keys", "keys"] if keys else []
-        self._folder = folder
+        self.folder = folder
         self._broker_command = [
             sys.executable, *(broker or ("-m", "broker")), "--clients", clients, "--workers", workers,
             "--journal", str(folder / "journal.db"), *broker_keys, *quiet,
@@ -165,7 +165,7 @@ class Cluster:
             time.sleep(0.05)
 
     def start_broker(self) -> None:
-        self.broker = Process(self._broker_command, self._folder, "broker")
+        self.broker = Process(self._broker_command, self.folder, "broker")
 
     def stop(self) -> None:
         self.client.close()

@@ -24,7 +24,7 @@ BENCHES = {
     "restart": (["--messages", "20000"], {"seconds", "filled_s"}),
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
-"""All but queue, whose measurement takes ten seconds however few messages it has."""
+"""All but queue, whose measurement takes ten seconds however few messages it has; pressure is below."""
 NEED_POSTFIX = {"throughput", "submit"}
 
 
@@ -47,6 +47,23 @@ def test_balance_counts_each_message_once() -> None:
     # The sinks kept to their times, and nobody is faster than the ideal.
     assert [round(s, 2) for s in found["service_s"]] == [0.18, 0.06, 0.02]
     assert found["makespan_s"] >= found["ideal_s"]
+
+
+@pytest.mark.slow
+def test_pressure_counts_what_is_in_the_journal_and_in_the_worker() -> None:
+    sizes = {"clients": 20, "messages": 100, "submitters": 2, "recipients": 2000, "flush-ms": 20}
+    sizes |= {"queued": 1000, "seconds": 1}
+    found = run("pressure", *(f"--{name}={size}" for name, size in sizes.items()), "--json")
+    idle, disk, worker = found["idle"], found["disk"], found["worker"]
+    assert idle["connected"]["clients"] == idle["asked_again"]["clients"] == 20
+    assert len(idle["beside_per_s"]) < len(idle["alone_per_s"])
+    assert disk["stored"] == disk["accepted"] == {"s0": 2000, "s1": 2000}
+    assert 0 < disk["rude"]["stored"] * 5_000 <= disk["rude_stored"] <= disk["rude"]["sent"] * 5_000
+    assert 0 < disk["before_mb"] < disk["peak_mb"]
+    assert 1 <= worker["batches_max"] <= worker["held_max"] < 1000, "it never has the queue"
+    assert 0 < worker["sent"] < 1000
+    names = [bar["name"] for bar in found["bars"]]
+    assert len(set(names)) == len(names) == 15
 
 
 def run(*arguments: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Cables that are pulled, packets that vanish one way, connections that nobody has closed: between real
 processes on hosts of their own."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from client import Client
 from tests.integration.books import Books, balance
-from tests.integration.cluster import Cluster, newsletter, wait_until
+from tests.integration.cluster import ROOT, Cluster, newsletter, wait_until
 from tests.servers import RecordingServer, Rule
 from tests.servers.netns import Network, require
 
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.servers
 INSECURE = ("--insecure",)
 """What the broker is told so that it listens beyond loopback without keys."""
 QUICK = ("--heartbeat", "0.2", "--lease", "2", "--retry-initial", "0.1", "--slow-start", "0")
-WORKERS_PORT = 5551
+CLIENTS_PORT, WORKERS_PORT = 5550, 5551
 TOTAL = 400
 
 
@@ -120,6 +122,39 @@ def test_a_connection_that_is_forgotten_on_its_way(stack: ExitStack, tmp_path: P
     # No end, no reset, no error: only silence tells. The worker takes a new connection by itself.
     books = site.finish()
     assert books.states == {"sent": TOTAL}
+
+
+@pytest.mark.slow
+def test_a_client_that_vanished_is_noticed_by_the_kernel(tmp_path: Path) -> None:
+    """The broker sends clients no heartbeats: it would have to time each of ten thousand."""
+    require()
+    with Network("broker", "client") as network, Cluster(tmp_path, *INSECURE) as cluster:
+        wire = network.join("broker", "client")
+        cluster.clients = f"tcp://{wire.address['broker']}:{CLIENTS_PORT}"
+        cluster.workers = f"ipc://{tmp_path}/workers"
+        cluster.prefixes["broker"] = network.on("broker")
+        cluster.start_broker()
+        command = [*network.on("client"), sys.executable, "-m", "scripts.benches.idle_clients"]
+        pipe = subprocess.PIPE
+        client = subprocess.Popen(
+            [*command, cluster.clients, "3"], stdin=pipe, stdout=pipe, text=True, cwd=ROOT
+        )
+
+        def connections() -> int:
+            listed = network.run(
+                "broker", "ss", "-Htn", "state", "established", "sport", "=", f":{CLIENTS_PORT}"
+            )
+            return len(listed.splitlines())
+
+        try:
+            assert client.stdout is not None
+            assert '"clients": 3' in client.stdout.readline()
+            assert connections() == 3
+            wire.drop(to="broker")
+            wait_until(lambda: connections() == 0, "the broker has no connection any more", 40)
+        finally:
+            client.kill()
+            client.communicate()
 
 
 def test_the_smtp_server_is_cut_off_before_the_content(stack: ExitStack, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import ctypes
+import os
+import socket
 
 import pytest
 import zmq
@@ -90,6 +92,34 @@ def test_a_router_tells_of_a_peer_that_is_gone(unused_tcp_port: int) -> None:
     with pytest.raises(zmq.ZMQError) as refused:
         router.send_multipart([b"nobody", b"x"], zmq.NOBLOCK)
     assert refused.value.errno == zmq.EHOSTUNREACH
+    router.close()
+    context.term()
+
+
+async def test_who_listens_has_no_timer_of_a_peer_and_the_kernel_watches_it(unused_tcp_port: int) -> None:
+    """Each answer to a heartbeat makes libzmq go through all timers of its thread: 4,000 peers filled it."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    endpoint = f"tcp://127.0.0.1:{unused_tcp_port}"
+    router = sockets.router(context, endpoint)
+    assert router.getsockopt(zmq.HEARTBEAT_IVL) == 0
+    dealer = sockets.Dealer(context, endpoint, lambda _: None)
+    assert dealer._socket.getsockopt(zmq.HEARTBEAT_IVL) > 0
+    assert dealer._socket.getsockopt(zmq.HEARTBEAT_TTL) == 0
+    async with asyncio.timeout(DEADLINE_S):
+        while not dealer.send([b"hello"]):  # noqa: ASYNC110  # no event says "there is a connection"
+            await asyncio.sleep(0.01)
+        while not router.poll(0):  # noqa: ASYNC110  # it is read here, without a loop
+            await asyncio.sleep(0.01)
+    router.recv()
+    descriptor = int(router.recv(copy=False).get("__fd"))
+    with socket.socket(fileno=os.dup(descriptor)) as accepted:
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        silent_s = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        between_s = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+        probes = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+        assert silent_s + between_s * probes <= 16
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 16_000
+    dealer.close()
     router.close()
     context.term()
 
