@@ -108,8 +108,10 @@ class Access:
         """Raises WireError (`forbidden`). `registered`: the worker that this connection is known as."""
         if refusal := rights.worker_refusal(who, message, registered):
             raise WireError(Code.FORBIDDEN, refusal)
-        if isinstance(message, wire.WorkerHello):
-            self._workers[message.worker] = who.key
+
+    def registered(self, worker: str, who: PublicKey) -> None:
+        """The core has taken a worker's hello: it bounds how many there are, and a key may have any name."""
+        self._workers[worker] = who.key
 
     def reload(self) -> Revoked:
         """Reads the folder again. What can't be read is logged and stays as it was."""

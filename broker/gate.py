@@ -165,6 +165,9 @@ class Gate:
         if mistaken:
             self.guard.left(mistaken)
         self.guard.came(peer, who.user_id if who is not None and self._holder is not None else "", now)
+        if self.guard.crowds(peer):
+            self.note("connections", "more connections than one key may have: the newest were ended")
+            self.connections.end(peer)
         return connection
 
     def _drop_frames(self) -> bool:

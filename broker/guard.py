@@ -8,6 +8,7 @@ behind it: the name that its key has, or the connection itself where there are n
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from math import ceil
 from typing import NamedTuple
 
 MIB = 1024 * 1024
@@ -43,6 +44,8 @@ class Limits:
     """The same, for all of them."""
 
 
+CONNECTIONS_SHARE = 0.75
+"""Of an endpoint's connections, for one identity: the rest is for the other keys."""
 BYTES_BURST_S = 4.0
 QUESTIONS_BURST_S = 0.3
 GARBAGE_SHARE = 0.02
@@ -167,6 +170,12 @@ class Guard:
             answers=Bucket(ANSWERS_PER_S, ANSWERS_PER_S),
         )
         self._peers[peer] = made
+
+    def crowds(self, peer: bytes) -> bool:
+        """Whether its identity has so many connections that others may soon find no place."""
+        known = self._peers.get(peer)
+        most = ceil(self.limits.connections_max * CONNECTIONS_SHARE)
+        return known is not None and known.account.connections > most
 
     def left(self, peer: bytes) -> None:
         """A connection has ended. What it asked for is in memory, and counts, until it is answered."""

@@ -275,6 +275,8 @@ class Broker:
         known = self._core.state.by_peer.get(peer)
         self._access.check_worker(who, envelope.message, known.name if known else None)
         self._handle(FromWorker(peer, envelope.request, envelope.message))
+        if isinstance(envelope.message, wire.WorkerHello) and (known := self._core.state.by_peer.get(peer)):
+            self._access.registered(known.name, who)
 
     def _from_client(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
         envelope = codec.decode(frames, wire.FROM_CLIENT)

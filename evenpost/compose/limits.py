@@ -3,7 +3,7 @@
 SOURCE_CHARS_MAX = 2_000_000
 """One part of a template. Gmail clips a message at 102 KB; compiling this much takes about a second."""
 
-TAG_CHARS_MAX = 100_000
+TAG_CHARS_MAX = 50_000
 """Of those, in Jinja2's tags: what it compiles takes a hundred times as long as text does. A worker that
 compiles says nothing to its broker, so it has to be done within a heartbeat or two."""
 

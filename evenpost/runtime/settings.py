@@ -7,6 +7,7 @@ TOML key of the same name (`max_connections`); `config_option` reads the file.
 import difflib
 import math
 import os
+import resource
 import stat
 import sys
 import tomllib
@@ -211,6 +212,7 @@ def read_secret(path: Path) -> Secret:
 
 def run(command: click.Command, name: str) -> None:
     """Runs a command line to its exit. Whatever happens, people get a sentence and not a trace back."""
+    _dump_no_core()
     try:
         status = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -228,6 +230,13 @@ def run(command: click.Command, name: str) -> None:
     except Exception as error:  # noqa: BLE001  # the last line of defence: a bug becomes a sentence
         status = _crashed(error, name)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _dump_no_core() -> None:
+    """A core dump would hold our keys and passwords, for whoever finds it. Nothing is lost for debugging:
+    EVENPOST_DEBUG=1 leaves the limit as it is."""
+    if not os.environ.get("EVENPOST_DEBUG"):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _crashed(error: Exception, name: str) -> int:

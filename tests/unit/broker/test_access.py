@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import structlog
 import zmq
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 from zmq.utils.monitor import recv_monitor_message
 
@@ -194,6 +195,7 @@ def test_a_reload_names_the_workers_that_are_not_who_they_said(door: Door) -> No
     who = door.access._ring.holder(key.public, "workers")
     assert who is not None
     door.access.check_worker(who, HELLO, None)
+    door.access.registered("w", who)
     assert door.access.reload().workers == ()
     text = path.read_text()
     path.write_text(text + 'workers = ["other"]\n')
@@ -201,6 +203,19 @@ def test_a_reload_names_the_workers_that_are_not_who_they_said(door: Door) -> No
     assert revoked.workers == ("w",)
     path.write_text(text)
     assert door.access.reload().workers == ()  # it has to say hello again
+
+
+def test_a_hello_that_the_core_refuses_is_not_remembered(door: Door) -> None:
+    """A key that may be any worker would fill the memory with names: the core bounds how many there are."""
+    secret, _ = write_new(new_key(Role.WORKER, "any"), door.folder / "workers", ["*"])
+    secret.unlink()
+    door.open()
+    (who,) = door.access._ring.by_key.values()
+    for number in range(10):
+        door.access.check_worker(who, replace(HELLO, worker=f"w{number}"), None)
+    door.access.registered("w3", who)
+    (door.folder / "workers/any.pub").unlink()
+    assert door.access.reload().workers == ("w3",)
 
 
 def test_rights_are_refused_as_forbidden(door: Door) -> None:

@@ -187,6 +187,21 @@ def test_who_says_nothing_keeps_nobody_out(bench: Bench) -> None:
         raw.close()
 
 
+@pytest.mark.parametrize("bench", [{"connections_max": 4}], indirect=True)
+def test_one_key_does_not_take_all_connections(bench: Bench) -> None:
+    shop = [handshaken(bench.address) for _ in range(4)]
+    for raw in shop:
+        raw.sendall(message([b"h", b"x"]))
+    bench.run(lambda: len(bench.gate.connections) == 3 and bench.codes().get("connections") == 1)
+    bench.who = PublicKey(Role.CLIENT, "other", "y" * 40)
+    other = handshaken(bench.address)
+    for word in (b"one", b"two"):
+        other.sendall(message([b"h", word]))
+        bench.run(lambda word=word: bench.came[-1][1][-1] == word)  # type: ignore[misc]  # bound now
+    for raw in (*shop, other):
+        raw.close()
+
+
 def test_the_kernel_tells_what_nobody_has_read(bench: Bench) -> None:
     """A message that isn't whole is in ZeroMQ's memory; shedding ends its connection and no other."""
     with handshaken(bench.address) as honest, handshaken(bench.address) as raw:

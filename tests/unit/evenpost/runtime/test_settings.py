@@ -1,5 +1,6 @@
 """Option beats environment beats file; what is wrong is said."""
 
+import resource
 from pathlib import Path
 
 import click
@@ -208,3 +209,24 @@ def test_an_argument_that_is_not_utf8_is_bad_input(
     assert capsys.readouterr().err == "Error: the variable EVENPOST_NAME is not UTF-8: write it in UTF-8.\n"
     monkeypatch.delenv("EVENPOST_NAME")
     assert status("a") == settings.EXIT_INTERNAL
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_no_core_is_dumped_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: str
+) -> None:
+    monkeypatch.setenv("EVENPOST_DEBUG", debug)
+    monkeypatch.setattr("sys.argv", ["look"])
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+
+    @click.command()
+    def look() -> None:
+        click.echo(f"soft {resource.getrlimit(resource.RLIMIT_CORE)[0]}")
+
+    try:
+        with pytest.raises(SystemExit):
+            settings.run(look, "look")
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    assert capsys.readouterr().out == f"soft {before[1] if debug else 0}\n"
