@@ -194,7 +194,8 @@ def retry_failed(state: State, event: FromClient, request: wire.RetryFailed) -> 
             text = f"campaign {campaign.id} can't be retried just now: it is open, closing or being retried"
             return [refuse(event.peer, event.request, Code.WRONG_STATE, text)]
         campaign.reopening = True
-    states = tuple(_RESTATED[name] for name in request.only) or tuple(_RESTATED.values())
+    only = dict.fromkeys(request.only)  # each once: what is restated twice would be counted as nothing
+    states = tuple(_RESTATED[name] for name in only) or tuple(_RESTATED.values())
     return [Reopen(event.peer, event.request, request.campaign, states)]
 
 
@@ -324,7 +325,7 @@ def with_sender_pool(settings: Settings, request: wire.OpenCampaign) -> wire.Opt
 
 def sender_domain(sender: str) -> str:
     """Of `Name <local@domain>` or `local@domain (Name)`; something that no rule names where it is neither.
-    Read without email.utils: parseaddr calls itself for each parenthesis, a thousand times if a client likes."""
+    Without email.utils.parseaddr: it calls itself for each parenthesis, a thousand times if need be."""
     _, _, address = sender.rpartition("<")
     domain, _, _ = domain_of(address).partition("(")
     return domain.strip().removesuffix(">")

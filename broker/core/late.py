@@ -40,7 +40,8 @@ def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
             histories.pop(id_, None)  # the row has it all
             # Two outcomes of one message in a report: the second sees what the first made of it.
             event.rows[id_] = _with_news(stored, news_of(row, worker))
-            if campaign.reading:
+            # Before its COMMIT is on disk: what came in is at hand, and would be sent as if nobody had tried.
+            if campaign.reading or not campaign.stored:
                 campaign.settled_while_reading.add(id_)
     remember(state, worker, rows)
     _remember_histories(state, event, histories)

@@ -13,13 +13,12 @@ from broker.core.events import QuotaStored
 from broker.core.groups import Group, Lane
 from broker.core.outcomes import another
 from broker.core.picks import Choice, Picked
-from broker.core.state import Batch, Campaign, Message, State
+from broker.core.state import BATCH_BITS, Batch, Campaign, Message, State
 from broker.core.turns import PRIORITIES, Pools
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import limits
 
-_BATCH_BITS = 32
 _PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
 TAIL_WAIT = 3.0
 """For so many times `tail_s` the end of a campaign waits for a faster server: others may keep those busy."""
@@ -193,7 +192,7 @@ def _size(state: State, balancer: Balancer, worker: Worker, campaign: Campaign, 
 
 def _send(state: State, campaign: Campaign, given: _Given, now: Now, out: list[Command]) -> None:
     state.batches_made += 1
-    number = state.boot << _BATCH_BITS | state.batches_made
+    number = state.boot << BATCH_BITS | state.batches_made
     worker, messages, group = given.worker, given.messages, given.group
     by_id = {message.id: message for message in messages}
     buckets = quotas.of(worker, campaign, group)

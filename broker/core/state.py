@@ -19,6 +19,8 @@ from evenpost.schedule.window import Window
 from evenpost.wire.messages import Options
 
 INDEX_BITS = 32
+BATCH_BITS = 32
+"""A batch's number: above these bits the run of the broker that made it, in them its number in that run."""
 URGENT = 7
 """Campaigns of this priority and above may use the reserved connections."""
 

@@ -18,7 +18,17 @@ from broker.core.commands import (
 from broker.core.events import FromWorker, HeldRead, SendFailed, WorkerRevoked, WorkerStored
 from broker.core.groups import domain_of
 from broker.core.late import history
-from broker.core.state import Batch, Campaign, Message, Phase, State, Stored, index_of, message_id
+from broker.core.state import (
+    BATCH_BITS,
+    Batch,
+    Campaign,
+    Message,
+    Phase,
+    State,
+    Stored,
+    index_of,
+    message_id,
+)
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.schedule.rate import RateError, parse_rate, strictest
@@ -146,7 +156,8 @@ def _is_stopped(batch: Batch) -> bool:
 
 def _adoptable(state: State, held: wire.HeldBatch) -> bool:
     """A batch of an earlier run of the broker, told of before this run has sent anything."""
-    return state.recovering_until is not None and held.batch not in state.batches
+    is_earlier = 0 < held.batch < state.boot << BATCH_BITS
+    return is_earlier and state.recovering_until is not None and held.batch not in state.batches
 
 
 def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> list[Command]:
@@ -158,11 +169,15 @@ def held_read(state: State, balancer: Balancer, event: HeldRead, now: Now) -> li
     """Batches of which nothing is to be sent any more, or that another journal's broker gave out."""
     taken: list[Batch] = []
     for held in event.batches:
+        if (known := state.batches.get(held.batch)) is not None:  # told of twice, or by two workers
+            if known.worker is not worker:
+                foreign.append(held.batch)
+            continue
         campaign = state.campaigns.get(held.campaign)
         batch = None
         for index in held.indices:
             row = event.rows.get(message_id(held.campaign, index))
-            if campaign is None or row is None or row.id in state.live:
+            if campaign is None or not campaign.stored or row is None or row.id in state.live:
                 continue
             if row.state not in (Stored.QUEUED, Stored.DEFERRED):
                 continue

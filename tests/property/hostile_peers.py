@@ -19,7 +19,7 @@ from broker.journal.sqlite import SqliteJournal
 from broker.opening import fingerprint_of
 from broker.reopening import Reopening
 from evenpost.runtime.clock import Now
-from evenpost.wire import codec, limits
+from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import WireError
 
@@ -76,6 +76,8 @@ class Hostile:
         self.last: deque[str] = deque(maxlen=12)
         """What was said, for whoever looks for the reason of a failure."""
         self.given: list[c.SendBatch] = []
+        """Of which nobody has told honestly yet."""
+        self.batches = 0
         self.asked: list[str] = []
         self.campaigns: list[str] = []
         self.sizes: dict[str, list[int]] = {}
@@ -91,6 +93,7 @@ class Hostile:
 
     def start(self) -> None:
         self.journal = SqliteJournal(self.path)
+        self.journal._db.execute("PRAGMA synchronous = OFF")  # nobody cuts the power here
         self.queue = Queue(self.journal)
         self.core = Dispatcher(
             SETTINGS, boot=self.journal.boot, broker=f"b{self.journal.boot}", uniform=self.rng.uniform,
@@ -117,6 +120,11 @@ class Hostile:
         wrong = violations(self.core.state)
         assert not wrong, wrong
 
+    def pass_time(self, seconds: float) -> None:
+        self.mono += seconds
+        self.handle(e.Tick())
+        self.dispatch()
+
     def settle(self) -> None:
         while self.queue.jobs:
             self.queue.step()
@@ -132,6 +140,7 @@ class Hostile:
                     codec.encode(command.message, command.request)
                 case c.SendBatch():
                     self.given.append(command)
+                    self.batches += 1
                     body = {"batch": command.batch, "campaign": command.campaign, "items": command.items}
                     codec.encode_raw(wire.Type.BATCH, body)
                 case c.Raise(event):
@@ -139,7 +148,12 @@ class Hostile:
                 case c.Reopen():
                     refuse = lambda error, who=command: codec.encode(error, who.request)  # noqa: E731  # type: ignore[misc]
                     Reopening(
-                        command, self.journal, self.queue, self.handle, refuse, lambda: self.now.wall  # type: ignore[arg-type]  # it wants no more of a queue
+                        command,
+                        self.journal,
+                        self.queue,
+                        self.handle,
+                        refuse,
+                        lambda: self.now.wall,  # type: ignore[arg-type]  # it wants no more of a queue
                     ).start()
                 case c.ResolveMx(domain):
                     self.asked.append(domain)
@@ -151,15 +165,15 @@ class Hostile:
 
     def step(self) -> None:
         rng = self.rng
-        match rng.choice("hhbboooooolgrrrrdddttqqqqqqccCRpuxFSXmkKZ"):
+        match rng.choice("HHHhbbooooogrrrrrrrrdddttttqqqqqqccCRpuxFSXmkKZ"):
+            case "H":
+                self.honest_hello()
             case "h":
                 self.from_worker(self.hello())
             case "b":
                 self.from_worker(self.heartbeat())
             case "o":
                 self.from_worker(self.outcomes())
-            case "l":
-                self.honest_report()
             case "g":
                 self.from_worker(wire.Goodbye("bye"))
             case "r":
@@ -167,9 +181,7 @@ class Hostile:
             case "d":
                 self.dispatch()
             case "t":
-                self.mono += rng.choice([0.0, 0.05, 0.1, 0.5, 1.0, 1.0, 4.0, 6.0, 30.0])
-                self.handle(e.Tick())
-                self.dispatch()
+                self.pass_time(rng.choice([0.0, 0.05, 0.1, 0.1, 0.5, 0.5, 1.0, 1.0, 4.0, 6.0, 30.0]))
             case "q":
                 for _ in range(rng.randint(1, 6)):
                     self.queue.step()
@@ -210,23 +222,40 @@ class Hostile:
                 if rng.random() < 0.2:
                     self.last.append("restart")
                     self.restart()
+                    for _ in range(rng.randint(0, 4)):  # before it gives out anything it asks who has what
+                        self.from_worker(self.hello())
+                        self.queue.step()
 
     def from_worker(self, message: wire.Message) -> None:
+        self.hear(self.rng.choice(PEERS), message)
+        if self.rng.random() < 0.5:
+            self.dispatch()
+
+    def hear(self, peer: bytes, message: wire.Message) -> None:
         if (heard := well_formed(message, wire.FROM_WORKER)) is not None:
-            self.handle(e.FromWorker(self.rng.choice(PEERS), self.rng.choice([0, 1, 7]), heard))
-            if self.rng.random() < 0.5:
-                self.dispatch()
+            self.handle(e.FromWorker(peer, self.rng.choice([0, 1, 7]), heard))
 
     def from_client(self, message: wire.Message) -> None:
         if (heard := well_formed(message, wire.FROM_CLIENT)) is not None:
             self.handle(e.FromClient(b"client", 3, heard))
+
+    def honest_hello(self) -> None:
+        which = self.rng.randrange(len(WORKERS))
+        known = self.core.state.workers.get(WORKERS[which])
+        incarnation = known.incarnation if known is not None else 1
+        log = known.log if known is not None else "log"
+        self.hear(PEERS[which], wire.WorkerHello(WORKERS[which], incarnation, "relay:25", log or "log", 3))
+        self.queue.step()
+        self.dispatch()
 
     def honest_report(self) -> None:
         """Most is as it should be, or the state would never get anywhere."""
         rng = self.rng
         if not self.given:
             return
-        given = self.given.pop(rng.randrange(len(self.given))) if rng.random() < 0.7 else rng.choice(self.given)
+        given = (
+            self.given.pop(rng.randrange(len(self.given))) if rng.random() < 0.7 else rng.choice(self.given)
+        )
         kind = rng.choice(["sent", "sent", "deferred", "bounced", "unknown", "not_sent"])
         scope = rng.choice(["recipient", "recipient", "server", "throttled"])
         rows = [
@@ -251,7 +280,9 @@ class Hostile:
         return max(0, rng.choice([*near, boot, (1 << 32) + 7, *NUMBERS]))
 
     def number(self) -> int:
-        return self.rng.choice([*range(1, max(2, self.next_number)), self.next_number, 0, 2**31 - 1])
+        """Of a campaign: mostly a new one."""
+        newest = self.next_number - 1
+        return self.rng.choice([*range(1, max(2, newest)), *[newest] * 5, newest + 1, 0, 2**31 - 1])
 
     def index(self) -> int:
         return self.rng.choice([0, 1, 2, 3, 4, 5, 9, 2**32 - 1])
@@ -290,7 +321,8 @@ class Hostile:
         some = lambda: rng.choice([0, 1, 2, rng.choice(NUMBERS)])  # noqa: E731
         return wire.Heartbeat(
             number=some(), busy=some(), open=some(), external=some(), limit=some(),
-            last_batch=rng.choice([self.batch(), some()]), state=rng.choice(["ready", "ready", "drain", "maint"]),
+            last_batch=rng.choice([self.batch(), some()]),
+            state=rng.choice(["ready", "ready", "ready", "drain", "maint"]),
             weight=rng.choice([None, 1, 1_000]), wall=rng.choice([0, self.now.wall, HUGE, 1]),
         )  # fmt: skip
 
@@ -302,7 +334,8 @@ class Hostile:
                 self.batch(), self.number(), self.index(), rng.choice([0, 1, 1, 2, 3, 1_000_000]),
                 rng.choice(["sent", "deferred", "bounced", "unknown", "not_sent"]),
                 rng.choice(["recipient", "server", "throttled"]),
-                rng.choice([0, 250, 450, 550, 999]), rng.choice(["", "ok", "\0", "x" * 500, "4.2.2 \U0001f600"]),
+                rng.choice([0, 250, 450, 550, 999]),
+                rng.choice(["", "ok", "\0", "x" * 500, "4.2.2 \U0001f600"]),
                 rng.choice(times), rng.choice(times),
             )
             for _ in range(rng.randint(0, 5))
@@ -315,7 +348,7 @@ class Hostile:
     def order(self) -> wire.Message:
         rng = self.rng
         return wire.SetServer(
-            rng.choice([*WORKERS, "nobody"]), rng.choice([None, "ready", "ready", "drain", "maint"]),
+            rng.choice([*WORKERS, "nobody"]), rng.choice([None, "ready", "ready", "ready", "drain", "maint"]),
             rng.choice([None, 0, 1, 1_000]), rng.choice([None, 0, 1, 10_000]),
         )  # fmt: skip
 
@@ -338,7 +371,8 @@ class Hostile:
         senders = ["a@example.com", "News <a@example.com>", "(((", "\0\0\0", "@@@", "(" * 1_000, '"' * 9]
         template = wire.Template(self.rng.choice(senders), "s", text="t")
         message = well_formed(
-            wire.OpenCampaign(submission or f"s{self.rng.randint(0, 30)}", template, options), wire.FROM_CLIENT
+            wire.OpenCampaign(submission or f"s{self.rng.randint(0, 30)}", template, options),
+            wire.FROM_CLIENT,
         )
         assert isinstance(message, wire.OpenCampaign)
         packed = codec.pack_struct(message.template)
@@ -347,7 +381,9 @@ class Hostile:
         self.campaigns.append(f"c{number}")
 
         def found(known: Campaign | None) -> None:
-            event = e.SubmissionOpened(b"client", 1, message, packed, fingerprint, known, f"c{number}", number)
+            event = e.SubmissionOpened(
+                b"client", 1, message, packed, fingerprint, known, f"c{number}", number
+            )
             self.handle(event)
 
         self.queue.read(lambda: self.journal.campaign_by_submission(message.submission), found)
@@ -356,7 +392,7 @@ class Hostile:
     def whole_campaign(self) -> None:
         rng = self.rng
         options = self.options()
-        if rng.random() < 0.5:
+        if rng.random() < 0.7:
             options = wire.Options(on_unknown=options.on_unknown, priority=options.priority)
         id_ = self.open_campaign(options, f"whole{self.next_number}")
         self.settle()
@@ -365,6 +401,10 @@ class Hostile:
             rows = [wire.Recipient(self.address()) for _ in range(rng.choice([1, 2, 6, 20]))]
             total += len(rows)
             self.from_client(wire.Recipients(id_, chunk, rows))
+            if rng.random() < 0.3:  # workers know more than they can
+                self.from_worker(self.outcomes())
+            if rng.random() < 0.3:
+                self.settle()
         self.from_client(wire.Commit(id_, chunk + 1, total))
 
     # --- the end ---------------------------------------------------------------------------------
@@ -400,6 +440,3 @@ def well_formed(message: wire.Message, accepted: Any) -> wire.Message | None:
         return codec.decode(codec.encode(message, 1), accepted).message
     except (WireError, msgspec.ValidationError):
         return None
-
-
-assert limits.OUTCOMES_ROWS_MAX > 10
