@@ -9,9 +9,11 @@ import pytest
 
 import broker.cli
 import worker.cli
+from broker.journal import schema
 from evenpost.wire import client_messages, codec, operator_messages, types, worker_messages
 from evenpost.wire.errors import Code
 from evenpost.wire.types import Type
+from worker import outcome_log_file
 
 ROOT = Path(__file__).parents[2]
 ROOTS = ("evenpost", "broker", "worker", "client")
@@ -107,7 +109,12 @@ def test_no_message_and_no_error_is_made_up() -> None:
     assert told == {(type_.name, str(type_.value)) for type_ in Type}
     assert set(Code) <= words(text)
     assert f"now **{codec.VERSION}**" in text
-    assert f"protocol {codec.VERSION}," in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_formats_versions_are_those_of_the_code() -> None:
+    formats = f"protocol {codec.VERSION}, journal {schema.VERSION}, outcome log {outcome_log_file.VERSION}."
+    assert f"Formats: {formats}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"`evenpost.db` is version {schema.VERSION}." in page("architecture.md")
 
 
 # --- operations.md --------------------------------------------------------------------------------
