@@ -128,6 +128,23 @@ def test_each_option_of_a_role_is_in_operations(command: click.Command) -> None:
     assert {option for option in options if not re.search(rf"{option}\b(?!-)", text)} == set()
 
 
+def test_each_event_is_told_with_its_level() -> None:
+    """As far as a level stands beside its event in the code."""
+    logged: dict[str, str] = {}
+    for path in [path for root in ROOTS for path in (ROOT / root).rglob("*.py")]:
+        calls = r'(?:\.(info|warning|error|critical|debug)\(|Log\(\s*"(\w+)",)\s*"([a-z_]+\.[a-z_]+)"'
+        for method, word, event in re.findall(calls, path.read_text()):
+            logged[event] = method or word
+    assert len(logged) > 40
+    told: dict[str, str] = {}
+    table = page("operations.md").split("## Events in the logs")[1]
+    for events, levels in re.findall(r"^\| (`.*?) \| ([a-z, ]+) \|", table, re.MULTILINE):
+        names, each = re.findall(r"`([a-z_.]+)`", events), levels.split(", ")
+        assert len(each) in (1, len(names)), events
+        told |= dict(zip(names, each * len(names) if len(each) == 1 else each, strict=True))
+    assert {event: level for event, level in logged.items() if told.get(event) != level} == {}
+
+
 def test_tables_have_as_many_cells_in_each_row() -> None:
     for path in (*sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("*.md")):
         for table in re.findall(r"(?:^\|.*\n)+", path.read_text(), re.MULTILINE):
