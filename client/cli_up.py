@@ -41,7 +41,7 @@ def up(file: Path, log_dir: Path | None, curve_key: Path | None, check: bool) ->
     stops at once, and nothing is lost by that either.
 
     \b
-    [broker]                                   # all keys of evenpost-broker
+    [broker]                                   # all options of evenpost-broker
     journal = "evenpost.db"                    # paths count from this file's folder
     curve_key = "main.key"                     # with keys; each server has a curve_key then, too
     keys = "keys"
@@ -69,7 +69,7 @@ def up(file: Path, log_dir: Path | None, curve_key: Path | None, check: bool) ->
 
     \b
     Exit status: 0 stopped cleanly, 1 a process was given up or had to be killed, 2 the file is wrong,
-    130 stopped at once.
+    or its cluster runs already, 130 stopped at once.
     """
     cluster = load(file, os.environ)
     try:

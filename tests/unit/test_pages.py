@@ -9,9 +9,11 @@ import pytest
 
 import broker.cli
 import worker.cli
+from broker.journal import schema
 from evenpost.wire import client_messages, codec, operator_messages, types, worker_messages
 from evenpost.wire.errors import Code
 from evenpost.wire.types import Type
+from worker import outcome_log_file
 
 ROOT = Path(__file__).parents[2]
 ROOTS = ("evenpost", "broker", "worker", "client")
@@ -107,7 +109,12 @@ def test_no_message_and_no_error_is_made_up() -> None:
     assert told == {(type_.name, str(type_.value)) for type_ in Type}
     assert set(Code) <= words(text)
     assert f"now **{codec.VERSION}**" in text
-    assert f"protocol {codec.VERSION}," in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_formats_versions_are_those_of_the_code() -> None:
+    formats = f"protocol {codec.VERSION}, journal {schema.VERSION}, outcome log {outcome_log_file.VERSION}."
+    assert f"Formats: {formats}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"`evenpost.db` is version {schema.VERSION}." in page("architecture.md")
 
 
 # --- operations.md --------------------------------------------------------------------------------
@@ -119,6 +126,23 @@ def test_each_option_of_a_role_is_in_operations(command: click.Command) -> None:
     options = {p.opts[0] for p in command.params if isinstance(p, click.Option)} - {"--version", "--help"}
     assert len(options) > 20
     assert {option for option in options if not re.search(rf"{option}\b(?!-)", text)} == set()
+
+
+def test_each_event_is_told_with_its_level() -> None:
+    """As far as a level stands beside its event in the code."""
+    logged: dict[str, str] = {}
+    for path in [path for root in ROOTS for path in (ROOT / root).rglob("*.py")]:
+        calls = r'(?:\.(info|warning|error|critical|debug)\(|Log\(\s*"(\w+)",)\s*"([a-z_]+\.[a-z_]+)"'
+        for method, word, event in re.findall(calls, path.read_text()):
+            logged[event] = method or word
+    assert len(logged) > 40
+    told: dict[str, str] = {}
+    table = page("operations.md").split("## Events in the logs")[1]
+    for events, levels in re.findall(r"^\| (`.*?) \| ([a-z, ]+) \|", table, re.MULTILINE):
+        names, each = re.findall(r"`([a-z_.]+)`", events), levels.split(", ")
+        assert len(each) in (1, len(names)), events
+        told |= dict(zip(names, each * len(names) if len(each) == 1 else each, strict=True))
+    assert {event: level for event, level in logged.items() if told.get(event) != level} == {}
 
 
 def test_tables_have_as_many_cells_in_each_row() -> None:
