@@ -24,10 +24,11 @@ def measure(
 ) -> Result:
     """Memory under back-pressure, in three parts with real processes.
 
-    idle: clients that are connected and say nothing; a campaign's pace without them, beside them, and without
-    them again. disk: clients that submit as fast as they can, one of them without regard to its window, while
-    each flush of the journal takes long; then the broker is killed, and its journal is compared with what
-    clients were told. worker: one connection to a server of 50 ms a message, with a long queue in the broker.
+    idle: clients that are connected and say nothing; a campaign's pace without them, beside as many that are
+    connected to another broker, beside them, and without them again. disk: clients that submit as fast as
+    they can, one of them without regard to its window, while each flush of the journal takes long; then the
+    broker is killed, and its journal is compared with what clients were told. worker: one connection to a
+    server of 50 ms a message, with a long queue in the broker.
     """
     parts: dict[str, Callable[[], Found]] = {
         "idle": lambda: pressure_idle.measure(clients, messages, seconds),

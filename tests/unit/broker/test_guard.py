@@ -145,6 +145,14 @@ def test_open_submissions_are_counted_by_identity_until_they_are_committed() -> 
     assert made.may_open(A) == ""
 
 
+def test_recipients_for_a_campaign_of_somebody_else_count_until_the_next_look() -> None:
+    made = guard(identity="shop", recipients_max=100)
+    assert made.may_add(A, 90) == ""
+    assert "90 recipients of yours" in made.may_add(A, 20)
+    made.refresh({})
+    assert made.may_add(A, 20) == ""
+
+
 def test_templates_in_memory_are_bounded_by_identity() -> None:
     made = guard(identity="shop", templates_bytes_max=100)
     made.opened(A, "one", 100)
