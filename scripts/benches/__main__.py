@@ -1,5 +1,7 @@
 """scripts/bench: the command line."""
 
+import signal
+import sys
 from collections.abc import Callable
 
 import click
@@ -88,4 +90,6 @@ command(
     number("--rounds", 2, "Rounds of each flood; the median counts."),
     click.option("--attack", type=click.Choice(["all", *ATTACKS]), default="all", help="One kind of flood."),
 )
+# Told to end, it ends what it has started, as for Ctrl-C: those processes lead sessions of their own.
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 bench()
