@@ -1,5 +1,7 @@
 """scripts/bench: the command line."""
 
+import signal
+import sys
 from collections.abc import Callable
 
 import click
@@ -113,4 +115,6 @@ command(
     number("--queued", 500_000, "worker: messages queued."),
     number("--seconds", 10, "idle, worker: how long they are watched."),
 )
+# Told to end, it ends what it has started, as for Ctrl-C: those processes lead sessions of their own.
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 bench()

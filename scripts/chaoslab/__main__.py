@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -152,4 +153,6 @@ def _show_total(outcomes: list[Outcome], *, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
+    # Told to end, it ends what it has started, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     chaos()

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.cluster import ROOT
+from tests.integration.cluster import ROOT, wait_until
 
 POSTFIX_TOOLS = ("smtp-sink", "smtp-source")
 _TOOL_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/postfix/sbin"])
@@ -71,4 +74,28 @@ def run(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_nothing_is_left_of_a_bench_that_is_told_to_end() -> None:
+    mark = f"of-the-bench-{os.getpid()}"
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "scripts.benches", "latency"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BENCH_MARK": mark},
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: len(marked(mark)) > 3, "broker and workers run")
+    bench.terminate()
+    assert bench.wait(60) == 128 + signal.SIGTERM
+    wait_until(lambda: not marked(mark), "all have ended")
+
+
+def marked(mark: str) -> list[Path]:
+    """Processes with this in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append(process)
     return found
