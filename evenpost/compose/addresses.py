@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from evenpost.compose import limits
 from evenpost.compose.errors import ComposeError, HeaderError, TemplateError
 from evenpost.compose.headers import mailbox_value, wire_address
 from evenpost.compose.sandbox import Sandbox
 from evenpost.compose.template import Part, compile_part
 
-_MAILBOX = re.compile(r"(?s)\s*(.*?)\s*<([^<>]*)>\s*").fullmatch
 _QUOTED = re.compile(r'(?s)"((?:[^"\\]|\\.)*)"').fullmatch
 _PIECES = re.compile(r'(?s)\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|"(?:[^"\\]|\\.)*"|<[^<>]*>|,|.')
 _TEMPLATED = re.compile(r"\{[{%#]").search
@@ -53,6 +53,9 @@ class MailboxHeader:
         """Raises TemplateError."""
         self.name = name
         self.part = part
+        if len(source) > limits.MAILBOX_SOURCE_CHARS_MAX:
+            most = limits.MAILBOX_SOURCE_CHARS_MAX
+            raise TemplateError(part, None, f"{len(source):,} characters; at most {most:,} are accepted")
         sources = _split_list(source)
         if one and len(sources) != 1:
             raise TemplateError(part, None, f"{name} takes exactly one address")
@@ -89,13 +92,23 @@ _FOLD = "\r\n "
 
 
 def _split(text: str) -> tuple[str, str]:
-    match = _MAILBOX(text)
-    if match is None:
+    found = _name_and_address(text)
+    if found is None:
         return "", text
-    display, address = match.groups()
+    display, address = found
     if (quoted := _QUOTED(display)) is not None:
         display = re.sub(r"(?s)\\(.)", r"\1", quoted[1])
-    return display, address.strip()
+    return display, address
+
+
+def _name_and_address(text: str) -> tuple[str, str] | None:
+    """What is before and in the angle brackets at the end; None where there are none. By hand: a pattern
+    would look for them from each space on, and a recipient may have a million spaces for a name."""
+    text = text.strip()
+    start = text.rfind("<")
+    if start < 0 or text.find(">", start) != len(text) - 1:
+        return None
+    return text[:start].rstrip(), text[start + 1 : -1].strip()
 
 
 def _split_list(source: str) -> list[str]:
@@ -112,7 +125,7 @@ def _split_list(source: str) -> list[str]:
 def _compile(part: str, source: str, sandbox: Sandbox) -> Mailbox:
     if "{%" not in source:
         return _compile_split(part, source, sandbox)
-    if _MAILBOX(source) is not None:
+    if _name_and_address(source) is not None:
         with suppress(TemplateError):
             return _compile_split(part, source, sandbox)
     # A condition around name and address both: they can be told apart only afterwards.

@@ -10,6 +10,9 @@ compiles says nothing to its broker, so it has to be done within a heartbeat or 
 HEADER_SOURCE_CHARS_MAX = 10_000
 """One header of a template."""
 
+MAILBOX_SOURCE_CHARS_MAX = 2_000
+"""The same of addresses, which are told apart in a time that grows with the square of their length."""
+
 OUTPUT_CHARS_MAX = 10_000_000
 """What a part may grow to for one recipient. Larger mail is refused by most servers anyway."""
 

@@ -1,5 +1,6 @@
 """A template can't get at the process, nor stop it."""
 
+import itertools
 import time
 
 import pytest
@@ -189,6 +190,24 @@ def test_no_end(make, source, part):
         make(**{part: source}, fields=["items"]).compose(0, "a@b.c", [[1, 2]], 0)
     assert time.monotonic() - began < 10, "a minute, if nothing stopped it; now some tenths of a second"
     assert not isinstance(caught.value.__cause__, MemoryError)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"reply_to": "{{" * 200_000}, {"reply_to": "{%" * 200_000}, {"reply_to": '"\\' * 200_000},
+        {"reply_to": "a@b.c," * 200_000}, {"reply_to": "a" + " " * 400_000 + "b"},
+        {"headers": [("Sender", "{{" * 200_000)]},
+        {"sender": "{% if name %}{{ name }}{% endif %}"},
+    ],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_addresses_are_told_apart_in_time(make, header):
+    """Each took minutes, the last by what a recipient's name is."""
+    began = time.monotonic()
+    with pytest.raises((ComposeError, TemplateError)):
+        make(text="x", fields=["name"], **header).compose(0, "a@b.c", ["a" + " " * 60_000 + "b"], 0)
+    assert time.monotonic() - began < 10
 
 
 def test_a_slow_step_is_stopped_by_the_clock(make, monkeypatch):
