@@ -27,7 +27,8 @@ def limit_options(function: F) -> F:
                 type=click.IntRange(1, 1_000_000),
                 default=_CLIENTS.connections_max,
                 metavar="COUNT",
-                help="Clients' connections at once; further ones are ended. Each takes a file descriptor.",
+                help="Clients' connections at once; beyond them, those that have said nothing are ended. "
+                "Each takes a file descriptor.",
             ),
             option(
                 "--worker-connections-max",

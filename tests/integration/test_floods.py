@@ -131,18 +131,23 @@ def test_connections_beyond_the_limit_are_ended(tmp_path: Path) -> None:
     with Cluster(tmp_path, "--client-connections-max", "5") as cluster, contextlib.ExitStack() as stack:
         cluster.start_broker()
         wait_until(lambda: "broker.started" in cluster.log("broker"), "the broker listens")
+        hello = message(codec.encode(wire.Hello("x"), 7))
         kept = [stack.enter_context(handshaken(address(cluster.clients))) for _ in range(5)]
+
+        def all_are_answered() -> None:
+            for raw in kept:
+                raw.settimeout(10)
+                raw.sendall(hello)
+                assert raw.recv(4096)
+
+        all_are_answered()  # who has said nothing would be ended first
         for _ in range(3):
             with connect(address(cluster.clients)) as one_more:
                 one_more.settimeout(10)
                 with contextlib.suppress(ConnectionResetError):
                     while one_more.recv(4096):
                         pass  # the greeting may come before the end
-        hello = message(codec.encode(wire.Hello("x"), 7))
-        for raw in kept:
-            raw.settimeout(10)
-            raw.sendall(hello)
-            assert raw.recv(4096)
+        all_are_answered()
         kept.pop().close()
 
         def admitted() -> bool:
