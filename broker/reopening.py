@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from broker.core.commands import Reopen
-from broker.core.events import Event, Reopened
+from broker.core.events import Event, NotReopened, Reopened
 from broker.core.state import Campaign, Phase, Stored
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal
@@ -15,7 +15,7 @@ PIECE_ROWS = 50_000
 
 
 class Reopening:
-    """One RETRY_FAILED on its way through the journal; ends in a Reopened event or in a refusal."""
+    """One RETRY_FAILED on its way through the journal; ends in Reopened or NotReopened."""
 
     def __init__(
         self,
@@ -23,7 +23,6 @@ class Reopening:
         journal: Journal,
         queue: GroupCommit,
         raise_event: Callable[[Event], None],
-        refuse: Callable[[wire.Error], None],
         wall: Callable[[], int],
     ) -> None:
         """`wall`: the time (ms since the epoch)."""
@@ -31,7 +30,6 @@ class Reopening:
         self._journal = journal
         self._queue = queue
         self._raise = raise_event
-        self._refuse = refuse
         self._wall = wall
         self._changed: dict[Stored, int] = {}
 
@@ -53,6 +51,10 @@ class Reopening:
             # From here on the campaign's row says that its counts may be wrong, should we be cut short.
             self._queue.write_call(lambda: self._journal.reopen(number), lambda _: None, 1)
             self._piece(campaign, 0)
+
+    def _refuse(self, error: wire.Error) -> None:
+        command = self._command
+        self._raise(NotReopened(command.peer, command.request, command.campaign, error))
 
     def _piece(self, campaign: Campaign, index: int) -> None:
         upto = min(index + PIECE_ROWS, campaign.total)

@@ -362,10 +362,7 @@ class Broker:
         self._worker_gate.send(command.peer, codec.encode(message))
 
     def _reopen(self, command: Reopen) -> None:
-        def refuse(error: wire.Error) -> None:
-            self._reply(command.peer, command.request, error)
-
-        Reopening(command, self._journal, self._queue, self._handle, refuse, lambda: now().wall).start()
+        Reopening(command, self._journal, self._queue, self._handle, lambda: now().wall).start()
 
 
 def poller_of(*places: "zmq.Socket[bytes] | Wakeup") -> zmq.Poller:

@@ -17,7 +17,7 @@ from broker.core.commands import (
     SetQuota,
     ToWorker,
 )
-from broker.core.events import CampaignStored, FromClient, Reopened, SubmissionOpened
+from broker.core.events import CampaignStored, FromClient, NotReopened, Reopened, SubmissionOpened
 from broker.core.groups import domain_of
 from broker.core.settings import Settings
 from broker.core.state import Campaign, Phase, State, Stored, Stripe, message_id
@@ -194,12 +194,24 @@ def retry_failed(state: State, event: FromClient, request: wire.RetryFailed) -> 
             text = f"campaign {campaign.id} can't be retried just now: it is open, closing or being retried"
             return [refuse(event.peer, event.request, Code.WRONG_STATE, text)]
         campaign.reopening = True
+    elif request.campaign in state.reopening:
+        text = f"campaign {request.campaign} is being retried: wait"
+        return [refuse(event.peer, event.request, Code.WRONG_STATE, text)]
+    state.reopening.add(request.campaign)
     only = dict.fromkeys(request.only)  # each once: what is restated twice would be counted as nothing
     states = tuple(_RESTATED[name] for name in only) or tuple(_RESTATED.values())
     return [Reopen(event.peer, event.request, request.campaign, states)]
 
 
+def not_reopened(state: State, event: NotReopened) -> list[Command]:
+    state.reopening.discard(event.campaign)
+    if (campaign := state.by_id.get(event.campaign)) is not None:
+        campaign.reopening = False
+    return [Reply(event.peer, event.request, event.error)]
+
+
 def reopened(state: State, event: Reopened, now: Now) -> list[Command]:
+    state.reopening.discard(event.campaign.id)
     campaign = state.campaigns.get(event.campaign.number)
     if campaign is None:
         campaign = event.campaign

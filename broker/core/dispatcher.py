@@ -21,6 +21,7 @@ from broker.core.events import (
     HeldRead,
     LookedUp,
     MxFound,
+    NotReopened,
     QuotaStored,
     Reopened,
     RetriesRead,
@@ -119,6 +120,8 @@ class Dispatcher:
                 return fleet.revoked(state, self.balancer, event, now)
             case Reopened():
                 return campaign_life.reopened(state, event, now)
+            case NotReopened():
+                return campaign_life.not_reopened(state, event)
             case QuotaStored():
                 state.quotas.promised(event.key, event.number)
             case MxFound():

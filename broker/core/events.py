@@ -173,6 +173,16 @@ class Reopened:
 
 
 @dataclass(frozen=True, slots=True)
+class NotReopened:
+    """The journal has no such campaign, or none that can be retried."""
+
+    peer: bytes
+    request: int
+    campaign: str
+    error: wire.Error
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaStored:
     """What was written of a bucket is on disk."""
 
@@ -216,6 +226,7 @@ Event = (
     | SendFailed
     | WorkerRevoked
     | Reopened
+    | NotReopened
     | QuotaStored
     | MxFound
     | ClockSet

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from broker.core import campaigns, ready
 from broker.core.batches import leave
-from broker.core.commands import Command, Persist, SetCampaign, SetHistory, SetMessages, ToWorker
+from broker.core.commands import Command, LookUp, Persist, SetCampaign, SetHistory, SetMessages, ToWorker
 from broker.core.events import LookedUp, StoredRow
 from broker.core.outcomes import LOST, Row, end, news_of, remember, row_of, verdict
 from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, message_id
@@ -17,6 +17,9 @@ from evenpost.wire.messages import Outcome, OutcomesCommitted
 
 def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
     """Writes what is news in a report and then confirms it."""
+    if state.reopening and any(_is_reopening(state, event, o.campaign) for o in event.outcomes):
+        # What its rows and counts are is being changed piece by piece: ask again behind that.
+        return [LookUp(event.worker, event.outcomes, event.peer, event.upto)]
     worker = state.workers[event.worker]
     worker.looking_up -= 1
     for id_, news in state.news.items():
@@ -58,6 +61,12 @@ def looked_up(state: State, event: LookedUp, now: Now) -> list[Command]:
         state.news.clear()
         state.ended.clear()
     return out
+
+
+def _is_reopening(state: State, event: LookedUp, number: int) -> bool:
+    """Whether a campaign that isn't in memory is being retried."""
+    campaign = event.campaigns.get(number)
+    return campaign is not None and campaign.id in state.reopening and number not in state.campaigns
 
 
 def _campaign(state: State, event: LookedUp, number: int) -> Campaign | None:
@@ -117,6 +126,8 @@ def _late(
     id_ = message_id(outcome.campaign, outcome.index)
     message = Message(id_, "", b"", stored.attempts, earlier=history(stored))
     after, due_at = verdict(state, campaign, message, outcome, now)
+    if after is Stored.DEFERRED and campaign.finished_at:
+        return None  # held, and nobody would ever try it again
     campaign.attempts += news
     if before is not Stored.QUEUED:
         campaign.count(before, -1)

@@ -1,5 +1,7 @@
 """What workers report of messages, and what follows from it."""
 
+from collections.abc import Iterable, Iterator
+
 from broker.core import batches, campaigns
 from broker.core.balancer import Balancer, in_service
 from broker.core.commands import (
@@ -81,7 +83,7 @@ def reported(
     if sent:
         changes.append(SetSent(sent))
     if changes:
-        changes.extend(SetCampaign.of(campaign) for campaign in touched.values())
+        changes.extend(current(state, touched.values()))
     remember(state, worker, rows)
     if state.looking_up:
         for id_, attempts, code, reply, _, _, ended_at in sent:
@@ -102,6 +104,12 @@ def reported(
         out.extend(batches.give_back_unheld(state, worker, now))
     balancer.update(worker, now.mono)
     return out
+
+
+def current(state: State, touched: Iterable[Campaign]) -> Iterator[SetCampaign]:
+    """What the journal has to know of campaigns. Of one that has ended it knows more by now: a late outcome
+    may have been counted there, and a batch's end brings nothing new."""
+    return (SetCampaign.of(c) for c in touched if state.campaigns.get(c.number) is c)
 
 
 def _taken(state: State, batch: Batch, page: Page, message: Message, outcome: Outcome) -> SentRow:

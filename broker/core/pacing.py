@@ -28,9 +28,14 @@ def batch_size(
     return max(1, min(size, fair, limits.BATCH_MESSAGES_MAX))
 
 
+SECONDS_A_MESSAGE_MAX = 600.0
+"""A server may take ten minutes for its answer to a message (RFC 5321 4.5.3.2.6). A worker whose clock jumps,
+or that lies, says anything."""
+
+
 def pace(before: float, seconds: float, messages: int) -> float:
     """The moving average of seconds a message after a batch. A batch's clock ticks in milliseconds."""
-    sample = max(seconds, 0.001) / messages
+    sample = min(max(seconds, 0.001) / messages, SECONDS_A_MESSAGE_MAX)
     if before <= 0:
         return sample
     return before + (1.0 - (1.0 - _EWMA_A_MESSAGE) ** messages) * (sample - before)

@@ -322,6 +322,8 @@ class State:
     """In the same time: campaigns that have ended, as the journal will have them."""
     recovering_until: float | None = None
     """Nothing is sent before every worker that the journal knows has reported, or this time has come."""
+    reopening: set[str] = field(default_factory=set)
+    """Campaigns, in memory or not, of which the journal is making failed messages due again."""
     halted: str = ""
     """Why the shell asks for no batches just now, in words; empty: it does."""
     turns: Turns = field(default_factory=Turns)

@@ -325,7 +325,7 @@ def lose(state: State, worker: Worker, lost: Iterable[Batch], now: Now) -> list[
         fields = {"worker": worker.name, "server": worker.server, "messages": len(rows)}
         out.append(Log("warning", "worker.lease_ended", fields))
         changes: list[SetMessages | SetCampaign] = [SetMessages(rows)]
-        changes.extend(SetCampaign.of(c) for c in touched.values())
+        changes.extend(outcomes.current(state, touched.values()))
         out.append(Persist(tuple(changes)))
     for campaign in touched.values():
         out.extend(campaigns.finish_if_done(state, campaign, now))

@@ -242,11 +242,8 @@ class BrokerHost:
         self.queue.write(command.changes, done, urgent=not command.can_wait)
 
     def _reopen(self, command: Reopen) -> None:
-        def refuse(error: messages.Error) -> None:
-            self.clients.send(command.peer, command.request, error)
-
         # It only wants a journal and its queue.
-        Reopening(command, self.journal, self.queue, self.handle, refuse, self.host.wall).start()  # type: ignore[arg-type]
+        Reopening(command, self.journal, self.queue, self.handle, self.host.wall).start()  # type: ignore[arg-type]
 
 
 class _WorkerSocket:

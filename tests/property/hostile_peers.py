@@ -146,15 +146,8 @@ class Hostile:
                 case c.Raise(event):
                     self.handle(event)
                 case c.Reopen():
-                    refuse = lambda error, who=command: codec.encode(error, who.request)  # noqa: E731  # type: ignore[misc]
-                    Reopening(
-                        command,
-                        self.journal,
-                        self.queue,
-                        self.handle,
-                        refuse,
-                        lambda: self.now.wall,  # type: ignore[arg-type]  # it wants no more of a queue
-                    ).start()
+                    # It wants no more of a queue.
+                    Reopening(command, self.journal, self.queue, self.handle, lambda: self.now.wall).start()  # type: ignore[arg-type]
                 case c.ResolveMx(domain):
                     self.asked.append(domain)
 

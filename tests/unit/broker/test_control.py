@@ -134,3 +134,26 @@ def test_what_a_dead_broker_left_is_replaced_and_a_file_is_not(tmp_path: Path) -
     with pytest.raises(OSError, match="isn't a socket"):
         Control(journal, lambda *_: None)
     assert control_file(journal).read_text() == "mine"
+
+
+def test_who_asks_twice_is_answered_once_and_who_waits_for_long_is_not_forgotten(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of a large journal takes longer than a question may."""
+    askers: list[Asker] = []
+
+    def begin(question: Question, asker: Asker, now: float) -> None:
+        server.asked.append(question)
+        askers.append(asker)
+
+    monkeypatch.setattr(server.control, "_ask", begin)
+    connection = server.connect()
+    connection.sendall(b'{"backup": "/a.db"}\n')
+    server.control.tick(0.0)
+    connection.sendall(b'{"backup": "/b.db"}\n')
+    for now in (1.0, control.PATIENCE_S + 1, 10 * control.PATIENCE_S):
+        server.control.tick(now)
+    assert server.asked == [Question("/a.db")] and not askers[0].gone
+    askers[0].tell(Progress(done=True, bytes=1))
+    with connection, connection.makefile() as lines:
+        assert json.loads(lines.readline())["done"]

@@ -9,7 +9,7 @@ from broker.core import commands as c
 from broker.core import events as e
 from broker.core.buckets import Bucket
 from broker.core.dispatcher import Dispatcher
-from broker.core.settings import Settings
+from broker.core.settings import DomainGroup, Settings
 from broker.core.state import Stored
 from broker.journal.answers import answer
 from broker.journal.sqlite import SqliteJournal
@@ -117,7 +117,7 @@ def test_broker_and_worker_die_together_and_the_worker_stays_away(book: Durable)
     book.die()
     book.hello("b", max_connections=3)
     book.pass_time(2.0)
-    assert not only(book.seen, c.SendBatch)
+    assert not only(book.seen, c.SendBatch) and book.states() == [Stored.QUEUED] * 3
     book.mono += LEASE_S
     book.say(e.FromWorker(b"b", 0, wire.Heartbeat(1, 0, 0, 0, 3, 0)))
     book.pass_time(0.0)
@@ -198,6 +198,50 @@ def test_what_is_known_of_a_part_of_a_batch_stays(book: Durable) -> None:
     assert campaign.unknown == len(batch.items) - 1
 
 
+def test_a_message_of_two_batches_is_in_the_newer_one(book: Durable) -> None:
+    """Its worker gave it back, another one got it, and that the older batch has ended isn't on disk."""
+    book.hello("b", max_connections=1)
+    book.submit(1, HOLD)
+    (first,) = only(book.seen, c.SendBatch)
+    other = "b" if first.peer == b"a" else "a"
+    number = book.core.state.workers[other].number
+    book.journal.apply([c.AddBatch(first.batch + 1, 1, number, [(0, 1)])])
+    book.journal.commit()
+    book.die()
+    (batch,) = book.core.state.batches.values()
+    assert (batch.number, batch.worker.name) == (first.batch + 1, other)
+    book.pass_time(0.1)
+    assert [b.number for b in book.journal.batches()] == [first.batch + 1]
+
+
+def test_a_retry_that_was_under_way_is_one_after_a_restart(book: Durable) -> None:
+    book.submit(1, HOLD)
+    (first,) = only(book.seen, c.SendBatch)
+    book.outcomes(first, "deferred", code=450, reply="later")
+    book.hello("b", max_connections=1)
+    book.mono += 3_600.0
+    for name in ("a", "b"):
+        book.hello(name, max_connections=1)
+    for _ in range(12):
+        book.pass_time(0.1)
+    second = only(book.seen, c.SendBatch)[-1]
+    assert second.items[0][1] == 2
+    book.die()
+    book.pass_time(LEASE_S + 1)
+    (campaign,) = book.journal.campaigns() or [book.journal.campaign("c1")]
+    assert campaign is not None and book.states() == [Stored.HELD]
+    assert {state: n for state, n in campaign.counts.items() if n} == {Stored.HELD: 1}
+
+
+def test_a_batch_that_was_under_way_uses_its_domains_connection(book: Durable) -> None:
+    book.submit(1, HOLD)
+    book.settings = Settings(domains=(DomainGroup("example", frozenset({"example.com"}), connections=1),))
+    book.die()
+    book.pass_time(0.1)  # the invariants are looked at
+    (group,) = book.core.state.groups.all
+    assert group.in_flight == 1
+
+
 @pytest.mark.parametrize("what", ["pause", "cancel", "maint", "hello", "lost"])
 def test_what_changed_while_it_was_written_counts(book: Durable, what: str) -> None:
     """The worker wouldn't know of a batch that is called back before it has left, and would send it."""
@@ -220,6 +264,18 @@ def test_what_changed_while_it_was_written_counts(book: Durable, what: str) -> N
     assert not [s for s in only(out, c.SendBatch) if s.peer != b"elsewhere"]
     assert not book.core.state.batches or what == "hello"
     assert len(book.journal.batches()) == len(book.core.state.batches)
+
+
+def test_a_server_that_failed_while_a_batch_was_written_doesnt_get_it(book: Durable) -> None:
+    worker = book.core.state.workers["a"]
+    worker.seconds_a_message = 0.001
+    book.slow = True
+    book.submit(400, HOLD)
+    (batch,) = book.core.state.batches.values()
+    assert len(batch.messages) > 1, "one alone would be a probe"
+    while not worker.breaker.is_open:
+        worker.breaker.failed(book.mono, book.mono, lambda a, b: b)
+    assert not only(book.flush(), c.SendBatch) and not book.core.state.batches
 
 
 def test_a_rate_counts_a_batch_from_when_it_leaves() -> None:

@@ -163,3 +163,73 @@ def test_the_newest_attempt_of_a_report_is_in_the_history_too(book: Durable) -> 
     ]
     book.say(e.FromWorker(b"a", 0, wire.Outcomes(0, rows)))
     assert history(book) == [("a", "unknown"), ("b", "deferred"), ("a", "deferred")]
+
+
+# --- the message is in memory when it is told of -------------------------------------------------
+
+
+def waiting(book: Durable, options: wire.Options, recipients: int = 1) -> None:
+    """Another broker's batch was about a message that waits here: nobody is there to send it."""
+    book.say(e.FromWorker(b"a", 0, wire.Goodbye("")))
+    book.submit(recipients, options)
+    book.hello("a", max_connections=1, state="drain", outcomes_upto=1)
+
+
+def tell(book: Durable, kind: str, batch: int = 7, attempt: int = 1) -> None:
+    row = wire.Outcome(batch, 1, 0, attempt, kind, "recipient", 250, "x", WALL, WALL + 5)  # type: ignore[arg-type]  # a kind
+    book.say(e.FromWorker(b"a", 0, wire.Outcomes(0, [row])))
+
+
+def later(book: Durable) -> list[c.SendBatch]:
+    """What is given out once somebody is there."""
+    before = len(book.seen)
+    book.hello("b", max_connections=1)
+    for _ in range(12):
+        book.pass_time(0.1)
+    return only(book.seen[before:], c.SendBatch)
+
+
+def test_what_waits_and_was_sent_is_sent_no_more(book: Durable) -> None:
+    waiting(book, wire.Options(), 2)
+    tell(book, "sent")
+    assert book.states() == [Stored.SENT, Stored.QUEUED]
+    assert [[item[0] for item in given.items] for given in later(book)] == [[1]]
+
+
+@pytest.mark.parametrize("options", [wire.Options(), HOLD], ids=["resend", "hold"])
+def test_what_waits_and_may_have_been_sent_is_held_where_that_is_wanted(
+    book: Durable, options: wire.Options
+) -> None:
+    waiting(book, options)
+    tell(book, "unknown")
+    assert counts(book) == (1, 0)
+    assert len(later(book)) == (options is not HOLD)
+    assert (book.states() == [Stored.HELD]) == (options is HOLD)
+
+
+def test_what_another_worker_has_just_now_stays_with_it(book: Durable) -> None:
+    waiting(book, HOLD)
+    (given,) = later(book)
+    tell(book, "unknown")
+    assert counts(book) == (1, 0) and book.states() == [Stored.QUEUED]
+    assert book.core.state.batches[given.batch].messages
+    book.outcomes(given, "sent")
+    assert book.states() == [Stored.SENT] and counts(book) == (1, 0)
+
+
+def test_what_a_person_has_released_is_not_held_again_for_the_same_attempt(book: Durable) -> None:
+    book.submit(1, HOLD)
+    first = given_to(book, "a")
+    book.pass_time(LEASE_S + 1)
+    assert book.states() == [Stored.HELD]
+    book.journal.reopen(1)
+    changed = book.journal.restate(1, 0, 1, [Stored.HELD], book.now.wall)
+    campaign = book.journal.campaign("c1")
+    assert campaign is not None
+    book.say(e.Reopened(b"client", 1, campaign, changed))
+    book.pass_time(0.1)
+    assert len(book.core.state.live) == 1
+    book.hello("a", max_connections=1, state="drain", outcomes_upto=1)
+    book.outcomes(first, "unknown", done=False, code=0, reply="ended too soon")
+    assert counts(book) == (1, 0) and book.states() == [Stored.DEFERRED]
+    assert [sent.items[0][0] for sent in later(book)] == [0]

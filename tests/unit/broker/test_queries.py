@@ -9,7 +9,7 @@ import pytest
 from broker import queries, reopening
 from broker.core import commands as c
 from broker.core.dispatcher import Dispatcher
-from broker.core.events import Event, Reopened
+from broker.core.events import Event, NotReopened, Reopened
 from broker.core.settings import Settings
 from broker.core.state import Campaign, Phase, Stored, message_id
 from broker.journal.group_commit import GroupCommit
@@ -123,7 +123,7 @@ def test_unknown_campaigns_are_refused_in_words(desk: Desk) -> None:
 def retry(desk: Desk, *states: Stored) -> list[Event]:
     events: list[Event] = []
     command = c.Reopen(b"k", 1, "c1", states)
-    Reopening(command, desk.journal, desk.queue, events.append, desk.answers.append, lambda: WALL).start()
+    Reopening(command, desk.journal, desk.queue, events.append, lambda: WALL).start()
     desk.run()
     return events
 
@@ -148,9 +148,8 @@ def test_retrying_expired_mail_writes_the_end_into_the_rows_first(desk: Desk) ->
 def test_a_cancelled_campaign_is_not_retried(desk: Desk) -> None:
     desk.campaign.phase = Phase.CANCELLED
     desk.journal.apply([c.SetCampaign.of(desk.campaign)])
-    assert retry(desk, Stored.BOUNCED) == []
-    (error,) = desk.answers
-    assert isinstance(error, wire.Error) and error.code == "wrong_state"
+    (event,) = retry(desk, Stored.BOUNCED)
+    assert isinstance(event, NotReopened) and event.error.code == "wrong_state"
 
 
 def nullcontext_of(_: bytes) -> AbstractContextManager[None]:
@@ -235,18 +234,18 @@ def test_what_was_compacted_is_told_and_keeps_its_counts(desk: Desk) -> None:
 
 def test_what_was_compacted_is_not_retried(desk: Desk) -> None:
     compacted(desk)
-    assert retry(desk, Stored.BOUNCED) == []
-    (error,) = desk.answers
-    assert isinstance(error, wire.Error) and error.code == "wrong_state" and "were removed" in error.message
+    (event,) = retry(desk, Stored.BOUNCED)
+    assert isinstance(event, NotReopened) and event.campaign == "c1"
+    assert event.error.code == "wrong_state" and "were removed" in event.error.message
 
 
 def test_retention_that_is_faster_than_a_retry_wins(desk: Desk) -> None:
     """Between the look at the campaign and its first piece: nothing is reopened that has no rows."""
     events: list[Event] = []
     command = c.Reopen(b"k", 1, "c1", (Stored.BOUNCED,))
-    Reopening(command, desk.journal, desk.queue, events.append, desk.answers.append, lambda: WALL).start()
+    Reopening(command, desk.journal, desk.queue, events.append, lambda: WALL).start()
     desk.queue.write_call(lambda: compacted(desk), lambda _: None, 1)
     desk.run()
-    assert events == [] and len(desk.answers) == 1
+    assert [type(event) for event in events] == [NotReopened]
     left = desk.journal.campaign("c1")
     assert left is not None and left.phase is Phase.FINISHED and left.finished_at

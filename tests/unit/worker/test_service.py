@@ -121,3 +121,14 @@ async def test_an_answer_that_comes_after_anothers_write_is_in_the_file_soon_too
         worker._signalled(signal.SIGTERM)
         worker._signalled(signal.SIGTERM)  # nobody is there to be told
     assert running.result() == 1
+
+
+async def test_who_wakes_after_its_lease_begins_nothing_and_ends_nothing(worker: Worker) -> None:
+    """What each batch asks before it writes a content, and before it ends one: the clock goes on while a
+    process is frozen, and no event tells it so."""
+    worker._session._lease.end = 100.0
+    assert worker.may_begin(99.9) and worker.has_lease(99.9)
+    assert not worker.may_begin(100.0) and not worker.has_lease(100.0)
+    worker._session._ending = "drain"
+    assert not worker.may_begin(99.9) and worker.has_lease(99.9)
+    worker.log.close()
