@@ -28,15 +28,21 @@ is thrown away frame by frame, and its sender's connection ended."""
 DROPPING_TURN_S = 0.005
 """Frames are thrown away for so long in a turn; each takes some 3 us, and there may be millions."""
 FRAMES_DROPPED_AT_ONCE = 500
-REST_S = 0.005
-"""After a turn in which something was refused, the endpoint isn't looked at for so long: to be woken for each
-of a flood's messages costs more than they do. Others behind the same endpoint wait as long."""
+ASIDE_SHARE = 0.05
+"""Of the broker's time, at one endpoint: for what is refused, and while mail is going out for all that moves
+no mail. After a turn the endpoint rests for as long as what it spent so has to last."""
+REST_S_MIN = 0.005
+REST_S_MAX = 0.01
+"""How long an endpoint isn't looked at after such a turn: to be woken for each of a flood's messages costs
+more than they do. Others behind the same endpoint wait as long. Not longer: the queue of a connection must be
+empty again before it is full, since libzmq 4.3 may abort (`!_io_error`) where one ends while its is full."""
 TOO_FAST = wire.Error(Code.BUSY, "more messages or bytes a second than one peer may send: wait")
 
 Holder = Callable[[zmq.Frame], PublicKey | None]
 """Whose key a message came by; None: one that isn't allowed any more."""
-Handle = Callable[[bytes, list[bytes], PublicKey], None]
-"""Takes a message: routing id, frames, and who sent it. May raise WireError."""
+Handle = Callable[[bytes, list[bytes], PublicKey], bool]
+"""Takes a message: routing id, frames, and who sent it. Whether its time is the broker's own work; else it
+counts as spent aside. May raise WireError."""
 
 
 class Gate:
@@ -66,14 +72,10 @@ class Gate:
         self._left = left
         self.rests_until = 0.0
         """Call `receive` only after this (monotonic)."""
-        self._refused = False
-        """In this turn, something."""
+        self._aside_s = 0.0
+        """In this turn: time spent on what isn't the broker's work."""
         self._dropping = False
         """In the middle of a message with too many frames."""
-
-    @property
-    def monitor(self) -> zmq.Socket[bytes]:
-        return self.connections.monitor
 
     def close(self) -> None:
         self.connections.close()
@@ -95,31 +97,36 @@ class Gate:
             )
 
     def receive(self, handle: Handle, rest_s: float = 0.0) -> None:
-        """Hands messages on until none is left or the turn is over, and rests then: for `rest_s`, or longer
-        if something was refused. `handle` may raise WireError."""
-        self._refused = False
+        """Hands messages on until none is left or the turn is over, and rests then: for `rest_s`, or for as
+        long as what it spent aside has to last. `handle` may raise WireError."""
+        self._aside_s = 0.0
         if not self._dropping or self._drop_frames():
             self._receive(handle)
-        rest_s = REST_S if self._refused and not self._dropping else rest_s
+        if self._aside_s and not self._dropping:
+            rest_s = max(rest_s, min(max(self._aside_s / ASIDE_SHARE, REST_S_MIN), REST_S_MAX))
         self.rests_until = time.monotonic() + rest_s if rest_s else 0.0
 
     def _receive(self, handle: Handle) -> None:
-        until = time.monotonic() + TURN_S
+        now = time.monotonic()
+        until = now + TURN_S
         for _ in range(RECEIVED_PER_TURN_MAX):
             try:
                 peer, who = self._next()
             except zmq.Again:
                 return
-            now = time.monotonic()
             known = peer in self.guard
             connection, frames = self._read(peer, known, who, now)
+            worked = False
             if who is None:
                 self.note("revoked", "a key that was revoked: its connection was ended")
                 self.connections.end(peer)
             elif frames is not None:
-                self._take(peer, frames, who, now, handle)
+                worked = self._take(peer, frames, who, now, handle)
             if not known and connection is None:
                 self.guard.left(peer)  # its connection has ended: this was its last word
+            began, now = now, time.monotonic()
+            if not worked:
+                self._aside_s += now - began
             if self._dropping or now >= until:
                 return
 
@@ -182,24 +189,26 @@ class Gate:
                 drop(nowhere)  # copies as much as finds room: nothing
         return False
 
-    def _take(self, peer: bytes, frames: list[bytes], who: PublicKey, now: float, handle: Handle) -> None:
+    def _take(self, peer: bytes, frames: list[bytes], who: PublicKey, now: float, handle: Handle) -> bool:
+        """Whether that was the broker's work."""
         verdict = self.guard.admit(peer, sum(map(len, frames)), now)
         if verdict is not Verdict.TAKE:
             self.note("busy", TOO_FAST.message)
             if verdict is Verdict.REFUSE:
                 self.send(peer, codec.encode(TOO_FAST, codec.request_of(frames)))
-            return
+            return False
         if not self._may_wait and self.guard.has_lost(peer):
             self.note("lost", "a worker sent too much, or what can't be accepted: it has to say hello anew")
             self.connections.end(peer)
-            return
+            return False
         try:
-            handle(peer, frames, who)
+            return handle(peer, frames, who)
         except WireError as error:
             self.note(error.code, error.message)
             if self.guard.rejected(peer, time.monotonic() - now, now):
                 answer = wire.Error(error.code, error.message)
                 self.send(peer, codec.encode(answer, codec.request_of(frames)))
+            return False
 
     # --- what goes out ------------------------------------------------------------------------
 
@@ -230,6 +239,5 @@ class Gate:
             self.note("memory", text, len(cut))
 
     def note(self, code: str, text: str, count: int = 1) -> None:
-        """Something was refused: it is counted and told of, and this turn is followed by a rest."""
-        self._refused = True
+        """Something was refused: it is counted and told of."""
         self._rejections.add(self._name, code, text, count)

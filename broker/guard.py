@@ -38,9 +38,9 @@ class Limits:
     """Of one identity: recipients that were taken and have no outcome yet."""
     bytes_per_min: int = 0
     """Of one identity."""
-    questions_share: float = 0.1
+    questions_share: float = 0.05
     """Of the broker's time, while mail is going out: for one identity's questions."""
-    questions_share_all: float = 0.2
+    questions_share_all: float = 0.1
     """The same, for all of them."""
 
 
@@ -48,9 +48,9 @@ CONNECTIONS_SHARE = 0.75
 """Of an endpoint's connections, for one identity: the rest is for the other keys."""
 BYTES_BURST_S = 4.0
 QUESTIONS_BURST_S = 0.3
-GARBAGE_SHARE = 0.02
+GARBAGE_SHARE = 0.005
 """Of the broker's time, for what one connection sends and can't be accepted."""
-GARBAGE_BURST_S = 0.02
+GARBAGE_BURST_S = 0.01
 SILENCE_S = 1.0
 """Who spent that isn't listened to for so long: what comes is thrown away unread."""
 ANSWERS_PER_S = 20.0

@@ -73,6 +73,11 @@ TICK_S = 0.1
 CLIENTS_REST_S = 0.002
 """While mail is going out, clients are listened to at most so often: 200 requests in one turn of the loop
 cost less than three in a turn each."""
+CONNECTIONS_EVERY_S = 0.02
+"""Connections that come and go are looked at so often at most, and nobody is woken for them: strangers that
+knock and leave cost a turn of the loop each otherwise."""
+INTAKE = frozenset({wire.Type.OPEN_CAMPAIGN, wire.Type.RECIPIENTS, wire.Type.COMMIT})
+"""What clients ask for that brings mail. Everything else is done aside while mail is going out."""
 
 
 class Broker:
@@ -187,13 +192,14 @@ class Broker:
         return 0
 
     def _loop(self) -> None:
-        always = (self._wakeup, self._client_gate.monitor, self._worker_gate.monitor)
         pollers = {
-            (clients, workers): poller_of(*always, *[self._clients] * clients, *[self._workers] * workers)
+            (clients, workers): poller_of(
+                self._wakeup, *[self._clients] * clients, *[self._workers] * workers
+            )
             for clients in (False, True)
             for workers in (False, True)
         }
-        next_tick = 0.0
+        next_tick = connections_at = 0.0
         turned_at = now().mono
         heartbeat_s = self._settings.core.heartbeat_s
         while not self._stopping:
@@ -221,9 +227,10 @@ class Broker:
                 # This process was frozen, its workers weren't: hear what they said before judging them.
                 next_tick = time.mono + heartbeat_s
             turned_at = time.mono
-            for gate in (self._worker_gate, self._client_gate):
-                if gate.monitor in ready:
-                    gate.events()
+            if time.mono >= connections_at:
+                connections_at = time.mono + CONNECTIONS_EVERY_S
+                self._worker_gate.events()
+                self._client_gate.events()
             if self._workers in ready:
                 self._worker_gate.receive(self._from_worker)
             if self._clients in ready:
@@ -270,15 +277,17 @@ class Broker:
 
     # --- what comes in ------------------------------------------------------------------------
 
-    def _from_worker(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
+    def _from_worker(self, peer: bytes, frames: list[bytes], who: PublicKey) -> bool:
         envelope = codec.decode(frames, wire.FROM_WORKER)
         known = self._core.state.by_peer.get(peer)
         self._access.check_worker(who, envelope.message, known.name if known else None)
         self._handle(FromWorker(peer, envelope.request, envelope.message))
-        if isinstance(envelope.message, wire.WorkerHello) and (known := self._core.state.by_peer.get(peer)):
-            self._access.registered(known.name, who)
+        is_hello = isinstance(envelope.message, wire.WorkerHello)
+        if is_hello and (registered := self._core.state.by_peer.get(peer)):
+            self._access.registered(registered.name, who)
+        return known is not None or is_hello
 
-    def _from_client(self, peer: bytes, frames: list[bytes], who: PublicKey) -> None:
+    def _from_client(self, peer: bytes, frames: list[bytes], who: PublicKey) -> bool:
         envelope = codec.decode(frames, wire.FROM_CLIENT)
         request, message = envelope.request, envelope.message
         self._access.check_client(who, message)
@@ -288,7 +297,7 @@ class Broker:
 
         if refusal := self._admission.refusal(peer, request, message, sum(map(len, frames))):
             answer(wire.Error(Code.BUSY, refusal))
-            return
+            return False
         match message:
             case wire.Hello():
                 answer(wire.Welcome(self._name, __version__))
@@ -302,6 +311,7 @@ class Broker:
                 self._questions.ask(peer, request, message, answer, who.key)
             case _:
                 self._handle(FromClient(peer, request, message))
+        return message.TYPE in INTAKE or not self._core.state.batches
 
     def _client_left(self, peer: bytes) -> None:
         self._questions.forget(peer)
