@@ -227,10 +227,10 @@ def test_each_tick_does_a_step_until_nothing_is_left(
     monkeypatch.setattr(compaction, "ROWS_A_STEP", 50)
     ended(journal, 1, 700)
     desk = Desk(journal)
-    desk.held_up = True
-    assert desk.look(OLD + DAY_MS) == []
-    desk.held_up = False
     assert desk.look(OLD + 90 * DAY_MS) == []  # 90 days after what the journal saw last: not believed
+    desk.held_up = True
+    assert desk.look(OLD + 91 * DAY_MS) == []
+    desk.held_up = False
     assert desk.look(OLD + 91 * DAY_MS, ticks=1) == ["c1"]
     assert rows(journal, 1)[0] >= 650
     desk.look(OLD + 91 * DAY_MS, seconds=0)
