@@ -34,8 +34,7 @@ no mail. After a turn the endpoint rests for as long as what it spent so has to 
 REST_S_MIN = 0.005
 REST_S_MAX = 0.01
 """How long an endpoint isn't looked at after such a turn: to be woken for each of a flood's messages costs
-more than they do. Others behind the same endpoint wait as long. Not longer: the queue of a connection must be
-empty again before it is full, since libzmq 4.3 may abort (`!_io_error`) where one ends while its is full."""
+more than they do. Others behind the same endpoint wait as long, and what came meanwhile is in memory."""
 TOO_FAST = wire.Error(Code.BUSY, "more messages or bytes a second than one peer may send: wait")
 
 Holder = Callable[[zmq.Frame], PublicKey | None]
