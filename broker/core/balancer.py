@@ -231,7 +231,9 @@ class Balancer:
         self._count(worker, limit)
         if worker.in_flight < limit:
             orders = self._free
-        elif not breaker.failures and limit == worker.limit and worker.in_flight < limit + _ahead(limit):
+        elif (
+            not breaker.failures and limit == worker.limit and worker.in_flight < limit + batches_ahead(limit)
+        ):
             orders = self._full
         else:
             return
@@ -330,6 +332,6 @@ class Balancer:
         return worker, Choice(worker.name, key, runner_up, runner_up_key)
 
 
-def _ahead(limit: int) -> int:
+def batches_ahead(limit: int) -> int:
     """Batches that it may have beyond its connections, so that none stands idle for a round trip."""
     return max(1, limit // 4)

@@ -10,7 +10,7 @@ and what it had is `unknown`, which these campaigns hold. Those that send unknow
 from collections.abc import Iterable
 
 from broker.core import batches
-from broker.core.balancer import Balancer
+from broker.core.balancer import Balancer, batches_ahead
 from broker.core.commands import AddBatch, Command, EndBatches, Persist, Raise, SendBatch
 from broker.core.events import BatchStored, StoredBatch
 from broker.core.groups import domain_of
@@ -58,8 +58,8 @@ def stored(state: State, balancer: Balancer, event: BatchStored, now: Now) -> li
 def _may_leave(batch: Batch) -> bool:
     worker, campaign = batch.worker, batch.campaign
     stopped = campaign.phase is Phase.PAUSED or campaign.closed_as is not None or not batch.messages
-    if stopped or worker.state != "ready":
-        return False
+    if stopped or worker.state != "ready" or worker.in_flight > worker.limit + batches_ahead(worker.limit):
+        return False  # its server may have asked for less, too
     return not worker.breaker.is_open or (worker.in_flight == 1 and len(batch.messages) == 1)
 
 

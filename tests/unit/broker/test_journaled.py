@@ -278,6 +278,18 @@ def test_a_server_that_failed_while_a_batch_was_written_doesnt_get_it(book: Dura
     assert not only(book.flush(), c.SendBatch) and not book.core.state.batches
 
 
+def test_a_server_that_asked_for_less_while_a_batch_was_written_doesnt_get_it(book: Durable) -> None:
+    book.hello("b", max_connections=8)
+    worker = book.core.state.workers["b"]
+    book.slow = True
+    for number in range(1, 7):
+        book.submit(1, HOLD, id_=f"c{number}", number=number)
+    assert worker.in_flight > 3
+    worker.reported_limit = 2
+    sent = only(book.flush(), c.SendBatch)
+    assert len([s for s in sent if s.peer == b"b"]) == worker.in_flight == 3
+
+
 def test_a_rate_counts_a_batch_from_when_it_leaves() -> None:
     for seed in range(20):
         rng = random.Random(seed)
