@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.core.commands import AddCampaign, AddRecipients, Change, SetCampaign, SetMessages, SetSent
 from broker.core.events import Event, FromClient, FromWorker, HeldRead, LookedUp, Reopened
-from broker.core.state import Stored
+from broker.core.message_state import Stored
 from broker.gate import Gate
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError

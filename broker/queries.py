@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from broker.core import views
 from broker.core.dispatcher import Dispatcher
 from broker.core.explain import explanation
-from broker.core.state import Campaign, Stored, index_of
+from broker.core.message_state import Stored, index_of
+from broker.core.state import Campaign
 from broker.journal.store import Journal, ReportLine
 from broker.retention import compacted_text
 from evenpost.runtime.clock import Now

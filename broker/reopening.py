@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from broker.core.commands import Reopen
 from broker.core.events import Event, NotReopened, Reopened
-from broker.core.state import Campaign, Phase, Stored
+from broker.core.message_state import Stored
+from broker.core.state import Campaign, Phase
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal
 from broker.retention import compacted_text

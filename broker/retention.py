@@ -8,7 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from broker.core.state import Campaign, Stored
+from broker.core.message_state import Stored
+from broker.core.state import Campaign
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Compacted, Journal
 from evenpost.runtime import logs

@@ -5,7 +5,8 @@ from typing import Any
 
 from broker.core import campaigns, pacing, ready
 from broker.core.commands import Command, Log
-from broker.core.state import Batch, Campaign, Message, State
+from broker.core.message_state import Message
+from broker.core.state import Batch, Campaign, State
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 

@@ -19,8 +19,9 @@ from broker.core.commands import (
 )
 from broker.core.events import CampaignStored, FromClient, NotReopened, Reopened, SubmissionOpened
 from broker.core.groups import domain_of
+from broker.core.message_state import Stored, Stripe, message_id
 from broker.core.settings import Settings
-from broker.core.state import Campaign, Phase, State, Stored, Stripe, message_id
+from broker.core.state import Campaign, Phase, State
 from evenpost.runtime.clock import Now
 from evenpost.schedule.rate import RateError, parse_rate
 from evenpost.schedule.window import WindowError, parse_window

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from broker.core.buckets import StoredBucket
 from broker.core.events import Event, QuotaStored
-from broker.core.state import Campaign, Stored
+from broker.core.message_state import Stored
+from broker.core.state import Campaign
 from broker.core.worker_state import Worker
 from evenpost.wire import messages as wire
 

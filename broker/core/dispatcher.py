@@ -33,9 +33,10 @@ from broker.core.events import (
     WorkerStored,
 )
 from broker.core.groups import Group
+from broker.core.message_state import Stored
 from broker.core.quotas import Quotas
 from broker.core.settings import RECOVERY_S_MIN, Settings
-from broker.core.state import Campaign, Phase, State, Stored
+from broker.core.state import Campaign, Phase, State
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire

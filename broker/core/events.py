@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from broker.core.state import Campaign, Stored
+from broker.core.message_state import Stored
+from broker.core.state import Campaign
 from evenpost.wire import messages as wire
 
 

@@ -2,8 +2,9 @@
 
 from broker.core.balancer import Balancer, load
 from broker.core.groups import Group
+from broker.core.message_state import Stored, message_id
 from broker.core.sending import tail_s
-from broker.core.state import Campaign, Phase, State, Stored, message_id
+from broker.core.state import Campaign, Phase, State
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.schedule.rate import rate_text

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from broker.core.buckets import Bucket
 
 if TYPE_CHECKING:
+    from broker.core.message_state import Message
     from broker.core.settings import DomainGroup
-    from broker.core.state import Campaign, Message
+    from broker.core.state import Campaign
 
 _GUESS_SECONDS_A_MESSAGE = 0.01
 """Rather too small: what comes back too early from the journal is put off again."""

@@ -1,7 +1,8 @@
 """What must hold after every event. The simulation checks it; a running broker doesn't pay for it."""
 
+from broker.core.message_state import Stored
 from broker.core.ready import everything
-from broker.core.state import Phase, State, Stored
+from broker.core.state import Phase, State
 
 
 def violations(state: State) -> list[str]:

@@ -15,7 +15,8 @@ from broker.core.commands import AddBatch, Command, EndBatches, Persist, Raise, 
 from broker.core.events import BatchStored, StoredBatch
 from broker.core.groups import domain_of
 from broker.core.late import history
-from broker.core.state import Batch, Campaign, Message, Phase, State, Stored, index_of
+from broker.core.message_state import Message, Stored, index_of
+from broker.core.state import Batch, Campaign, Phase, State
 from evenpost.runtime.clock import Now
 
 

@@ -7,8 +7,9 @@ from broker.core import campaigns, ready
 from broker.core.batches import leave
 from broker.core.commands import Command, LookUp, Persist, SetCampaign, SetHistory, SetMessages, ToWorker
 from broker.core.events import LookedUp, StoredRow
+from broker.core.message_state import Message, News, PlainAttempt, Stored, message_id
 from broker.core.outcomes import LOST, Row, end, news_of, remember, row_of, verdict
-from broker.core.state import Campaign, Message, News, PlainAttempt, State, Stored, message_id
+from broker.core.state import Campaign, State
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec, limits

@@ -15,8 +15,9 @@ from broker.core.commands import (
     SetSent,
     ToWorker,
 )
+from broker.core.message_state import Message, News, Page, Stored, Stripe, message_id
 from broker.core.retry import retry_class, wait_s
-from broker.core.state import Batch, Campaign, Message, News, Page, State, Stored, Stripe, message_id
+from broker.core.state import Batch, Campaign, State
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec, limits

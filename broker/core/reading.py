@@ -14,8 +14,9 @@ from broker.core.commands import (
 from broker.core.events import CampaignStored, FreshRead, MxFound, RetriesRead
 from broker.core.groups import domain_of
 from broker.core.late import history
+from broker.core.message_state import Message, Page, Stored
 from broker.core.outcomes import move_low_water
-from broker.core.state import Campaign, Message, Page, State, Stored
+from broker.core.state import Campaign, State
 from evenpost.runtime.clock import Now
 
 

@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from broker.core.groups import Lane, domain_of, spread
-from broker.core.state import Campaign, Message, State
+from broker.core.message_state import Message
+from broker.core.state import Campaign, State
 
 
 def put(state: State, campaign: Campaign, messages: Iterable[Message]) -> None:

@@ -11,9 +11,10 @@ from broker.core.campaigns import SMALL_ROWS_MAX
 from broker.core.commands import Command, Log, Persist, Raise, SendBatch, SendTemplate, SetQuota
 from broker.core.events import QuotaStored
 from broker.core.groups import Group, Lane
+from broker.core.message_state import Message
 from broker.core.outcomes import another
 from broker.core.picks import Choice, Picked
-from broker.core.state import BATCH_BITS, Batch, Campaign, Message, State
+from broker.core.state import BATCH_BITS, Batch, Campaign, State
 from broker.core.turns import PRIORITIES, Pools
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now

@@ -8,7 +8,8 @@ from broker.core.buckets import Bucket
 from broker.core.explain import held_by, waiting_for, why_not
 from broker.core.forecast import Cap, caps_of, eta, pooled
 from broker.core.groups import Group
-from broker.core.state import Campaign, Phase, State, Stored
+from broker.core.message_state import Stored
+from broker.core.state import Campaign, Phase, State
 from broker.core.words import spoken
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now

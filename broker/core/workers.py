@@ -18,17 +18,8 @@ from broker.core.commands import (
 from broker.core.events import FromWorker, HeldRead, SendFailed, WorkerRevoked, WorkerStored
 from broker.core.groups import domain_of
 from broker.core.late import history
-from broker.core.state import (
-    BATCH_BITS,
-    Batch,
-    Campaign,
-    Message,
-    Phase,
-    State,
-    Stored,
-    index_of,
-    message_id,
-)
+from broker.core.message_state import Message, Stored, index_of, message_id
+from broker.core.state import BATCH_BITS, Batch, Campaign, Phase, State
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.schedule.rate import RateError, parse_rate, strictest

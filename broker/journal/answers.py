@@ -2,7 +2,7 @@
 
 from broker.core.commands import LookUp, ReadFresh, ReadHeld, ReadRetries
 from broker.core.events import Event, FreshRead, HeldRead, LookedUp, RetriesRead
-from broker.core.state import message_id
+from broker.core.message_state import message_id
 from broker.journal.store import Journal
 
 

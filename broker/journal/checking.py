@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from broker.core.state import Phase, Stored, message_id
-from broker.journal import schema
-from broker.journal.copying import open_alone
+from broker.core.message_state import Stored, message_id
+from broker.core.state import Phase
+from broker.journal.copying import check_format, open_alone
 from broker.journal.store import JournalError
 from evenpost.wire import codec
 from evenpost.wire.messages import Options
@@ -75,15 +75,7 @@ def open_as_it_is(file: Path) -> apsw.Connection:
         application, version = db.pragma("application_id"), db.pragma("user_version")
     except apsw.Error as error:
         raise JournalError(f"{file} is no journal: {error}") from None
-    if application != schema.APPLICATION_ID:
-        db.close()
-        raise JournalError(f"{file} is no journal of Evenpost")
-    if version > schema.VERSION:
-        db.close()
-        raise JournalError(
-            f"{file} was written by a newer release (format {version}; this release reads up to "
-            f"{schema.VERSION}): use that release"
-        )
+    check_format(db, file, application, version)
     return db
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 
 from broker.core.commands import Change
-from broker.core.state import Stored, message_id
+from broker.core.message_state import Stored, message_id
 from broker.journal.reads import address_hash
 from broker.journal.store import Compacted, JournalError
 from evenpost.wire import codec

@@ -178,6 +178,12 @@ def open_alone(path: Path) -> apsw.Connection:
         raise JournalInUseError(f"{path} is in use by a broker") from None
     except apsw.Error as error:
         raise JournalError(f"can't open {path}: {error}") from None
+    check_format(db, path, application, version)
+    return db
+
+
+def check_format(db: apsw.Connection, path: Path, application: int, version: int) -> None:
+    """That a file is a journal, and one that this release can read. Raises JournalError, with `db` closed."""
     if application != schema.APPLICATION_ID:
         db.close()
         raise JournalError(f"{path} is no journal of Evenpost")
@@ -187,4 +193,3 @@ def open_alone(path: Path) -> apsw.Connection:
             f"{path} was written by a newer release (format {version}; this release reads up to "
             f"{schema.VERSION}): use that release"
         )
-    return db

@@ -9,7 +9,8 @@ import apsw
 
 from broker.core.buckets import StoredBucket
 from broker.core.events import FreshRow, StoredBatch, StoredRow
-from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.message_state import Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.core.worker_state import Worker
 from broker.journal.store import JournalError, ReportLine
 from evenpost.wire import codec

@@ -25,7 +25,8 @@ from broker.core.commands import (
     SetWorker,
     ShiftDue,
 )
-from broker.core.state import INDEX_BITS, Phase, Stored, message_id
+from broker.core.message_state import INDEX_BITS, Stored, message_id
+from broker.core.state import Phase
 from broker.journal import schema
 from broker.journal.compaction import Compaction
 from broker.journal.copying import Copy

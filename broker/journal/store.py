@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol
 from broker.core.buckets import StoredBucket
 from broker.core.commands import Change
 from broker.core.events import FreshRow, StoredBatch, StoredRow
-from broker.core.state import Campaign, Stored
+from broker.core.message_state import Stored
+from broker.core.state import Campaign
 from broker.core.worker_state import Worker
 
 

@@ -9,8 +9,9 @@ from broker.core import views
 from broker.core.commands import SendBatch
 from broker.core.events import Event, FromClient, Tick
 from broker.core.invariants import violations
+from broker.core.message_state import Stored, message_id
 from broker.core.sending import TAIL_LOOK_S, TAIL_WAIT, tail_s
-from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire.messages import BatchItem, RetryFailed

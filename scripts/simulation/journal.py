@@ -23,7 +23,8 @@ from broker.core.commands import (
     ShiftDue,
 )
 from broker.core.events import FreshRow, StoredBatch, StoredRow
-from broker.core.state import INDEX_BITS, Campaign, Phase, Stored, message_id
+from broker.core.message_state import INDEX_BITS, Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.core.worker_state import Worker
 from broker.journal.store import Compacted, ReportLine
 

@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from broker.core.state import message_id
+from broker.core.message_state import message_id
 from worker.outcome_log import ENDED_TOO_SOON, RUN_ROWS_BITS
 from worker.outcome_rows import OutcomeRow, Rows
 

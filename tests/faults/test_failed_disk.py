@@ -7,7 +7,7 @@ import apsw
 import pytest
 
 from broker.core.commands import SetSent
-from broker.core.state import message_id
+from broker.core.message_state import message_id
 from broker.disk_space import DiskSpace, Room
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal

@@ -22,7 +22,8 @@ from broker.core.commands import (
     SetSent,
     SetWorker,
 )
-from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.message_state import Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.journal import schema
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal

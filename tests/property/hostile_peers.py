@@ -12,8 +12,9 @@ from broker.core import commands as c
 from broker.core import events as e
 from broker.core.dispatcher import Dispatcher
 from broker.core.invariants import violations
+from broker.core.message_state import Stored
 from broker.core.settings import DomainGroup, Settings
-from broker.core.state import Campaign, Phase, Stored
+from broker.core.state import Campaign, Phase
 from broker.journal.answers import answer
 from broker.journal.sqlite import SqliteJournal
 from broker.opening import fingerprint_of

@@ -11,8 +11,8 @@ import pytest
 
 from broker.core.commands import SetCampaign
 from broker.core.events import MxFound, SubmissionOpened
+from broker.core.message_state import Stored
 from broker.core.pacing import pace
-from broker.core.state import Stored
 from evenpost.wire import messages as wire
 from tests.property.hostile_peers import WALL, Hostile
 

@@ -13,7 +13,7 @@ from broker.core.buckets import Bucket
 from broker.core.commands import Command
 from broker.core.dispatcher import Dispatcher
 from broker.core.events import Event, Tick
-from broker.core.state import Stored
+from broker.core.message_state import Stored
 from evenpost.runtime.clock import Now
 from scripts.simulation.journal import MemoryJournal
 from scripts.simulation.pool import Pool

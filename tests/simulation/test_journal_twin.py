@@ -20,7 +20,8 @@ from broker.core.commands import (
     SetSent,
     SetWorker,
 )
-from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.message_state import Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.journal.sqlite import SqliteJournal
 from evenpost.schedule.rate import Quota
 from evenpost.wire.messages import Options, Recipient

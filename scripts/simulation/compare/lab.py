@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.commands import SendBatch
 from broker.core.events import CampaignStored, Event
-from broker.core.state import INDEX_BITS, Stored
+from broker.core.message_state import INDEX_BITS, Stored
 from evenpost.wire.messages import BatchItem, Options
 from scripts.simulation.broker_host import BrokerSettings
 from scripts.simulation.compare import oracle

@@ -4,8 +4,8 @@ import random
 from bisect import bisect_left
 from statistics import fmean
 
+from broker.core.message_state import INDEX_BITS
 from broker.core.settings import DomainGroup
-from broker.core.state import INDEX_BITS
 from evenpost.wire.messages import Options
 from scripts.benches.table import Bar
 from scripts.simulation.compare.lab import CONNECTIONS, START_S, Case, Lab, Run, percentile

@@ -7,8 +7,8 @@ from broker.core import commands as c
 from broker.core import events as e
 from broker.core.dispatcher import Dispatcher
 from broker.core.invariants import violations
+from broker.core.message_state import Stored
 from broker.core.settings import Settings
-from broker.core.state import Stored
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire
 

@@ -10,8 +10,9 @@ from broker.core import events as e
 from broker.core import sending
 from broker.core.dispatcher import Dispatcher
 from broker.core.events import StoredRow
+from broker.core.message_state import Stored, message_id
 from broker.core.settings import DomainGroup, Settings
-from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.core.worker_state import Worker
 from broker.journal.sqlite import SqliteJournal
 from evenpost.wire import messages as wire

@@ -7,7 +7,8 @@ import pytest
 from broker.core import commands as c
 from broker.core import events as e
 from broker.core.commands import AddCampaign, AddRecipients, SetMessages, ShiftDue
-from broker.core.state import Campaign, Stored, message_id
+from broker.core.message_state import Stored, message_id
+from broker.core.state import Campaign
 from broker.journal.sqlite import SqliteJournal
 from evenpost.runtime.clock import Now
 from evenpost.wire import messages as wire

@@ -1,8 +1,8 @@
 """Domains: groups with limits, and the spreading of all others."""
 
 from broker.core.groups import Group, Groups, domain_of, spread
+from broker.core.message_state import Message
 from broker.core.settings import DomainGroup
-from broker.core.state import Message
 
 
 def messages(*addresses: str) -> list[Message]:

@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from broker.core.commands import AddCampaign, SetCampaign
-from broker.core.state import Phase, Stored
+from broker.core.message_state import Stored
+from broker.core.state import Phase
 from broker.journal import copying
 from broker.journal.checking import check
 from broker.journal.copying import JournalInUseError, open_alone

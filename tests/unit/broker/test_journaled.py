@@ -9,8 +9,8 @@ from broker.core import commands as c
 from broker.core import events as e
 from broker.core.buckets import Bucket
 from broker.core.dispatcher import Dispatcher
+from broker.core.message_state import Stored
 from broker.core.settings import DomainGroup, Settings
-from broker.core.state import Stored
 from broker.journal.answers import answer
 from broker.journal.sqlite import SqliteJournal
 from evenpost.runtime.clock import Now

@@ -6,8 +6,9 @@ import pytest
 
 from broker.core import commands as c
 from broker.core import events as e
+from broker.core.message_state import Stored
 from broker.core.outcomes import LOST
-from broker.core.state import Campaign, Stored
+from broker.core.state import Campaign
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from tests.unit.broker.playbook import WALL, only

@@ -6,8 +6,8 @@ import pytest
 
 from broker.core import commands as c
 from broker.core import events as e
+from broker.core.message_state import Stored
 from broker.core.settings import DomainGroup, SenderPool, Settings
-from broker.core.state import Stored
 from evenpost.wire import messages as wire
 from tests.unit.broker.playbook import WALL, Playbook, answers, only
 

@@ -7,7 +7,8 @@ import apsw
 import pytest
 
 from broker.core import commands as c
-from broker.core.state import Phase, Stored, message_id
+from broker.core.message_state import Stored, message_id
+from broker.core.state import Phase
 from broker.journal import schema
 from broker.journal.sqlite import SqliteJournal
 from broker.journal.store import JournalError

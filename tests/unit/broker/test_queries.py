@@ -10,8 +10,9 @@ from broker import queries, reopening
 from broker.core import commands as c
 from broker.core.dispatcher import Dispatcher
 from broker.core.events import Event, NotReopened, Reopened
+from broker.core.message_state import Stored, message_id
 from broker.core.settings import Settings
-from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
 from broker.queries import Queries

@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from broker.core.commands import SetCampaign
-from broker.core.state import Campaign, Phase, Stored, message_id
+from broker.core.message_state import Stored, message_id
+from broker.core.state import Campaign, Phase
 from broker.journal import compaction
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
