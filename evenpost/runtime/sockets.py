@@ -19,8 +19,8 @@ SEND_QUEUE_MESSAGES_MAX = 1_000
 RECEIVE_QUEUE_MESSAGES_MAX = 1_000
 ROUTER_RECEIVE_QUEUE_MESSAGES_MAX = 0
 """Of one peer, in front of a ROUTER: no bound. libzmq 4.3.5 stops reading from a connection whose queue is
-full, and aborts the process (`!_io_error`) when such a one is reset while a PING of its own or of ours is due:
-any stranger could do that. The broker's memory watch ends the connections that have most bytes unread."""
+full, and aborts the process (`!_io_error`) when such a one is reset while a PING of its own or of ours is
+due: any stranger could do that. The broker's memory watch ends the connections with most bytes unread."""
 RECEIVED_PER_TURN_MAX = 100
 """Messages taken in a row before other work of the event loop gets its turn."""
 _ZMTP_HEARTBEAT_MS = 2_000
