@@ -30,7 +30,8 @@ DROPPING_TURN_S = 0.005
 FRAMES_DROPPED_AT_ONCE = 500
 ASIDE_SHARE = 0.05
 """Of the broker's time, at one endpoint: for what is refused, and while mail is going out for all that moves
-no mail. After a turn the endpoint rests for as long as what it spent so has to last."""
+no mail. After a turn the endpoint rests for as long as what it spent so has to last, within the two bounds
+below: the longer one holds the rest short, so that a turn that took long may go over its share."""
 REST_S_MIN = 0.005
 REST_S_MAX = 0.01
 """How long an endpoint isn't looked at after such a turn: to be woken for each of a flood's messages costs

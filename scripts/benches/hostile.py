@@ -27,7 +27,7 @@ def measure(messages: int, rounds: int, attack: str) -> Result:
     as well, whoever it is for. So the bar is held against the pace beside the same attackers when a process
     that isn't Evenpost takes what they send, looks at nothing and answers nothing (nice 19, awake 100 times
     a second). That ratio is what the flood costs the broker. The ratio to the pace with no attacker at all
-    is in the table, too, and has no bar: on a machine with more cores than two the two ratios meet.
+    is in the table, too, and has no bar.
     """
     kinds = list(ATTACKS) if attack == "all" else [attack]
     found: dict[str, list[float]] = {}
