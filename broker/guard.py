@@ -38,9 +38,9 @@ class Limits:
     """Of one identity: recipients that were taken and have no outcome yet."""
     bytes_per_min: int = 0
     """Of one identity."""
-    questions_share: float = 0.05
+    questions_share: float = 0.04
     """Of the broker's time, while mail is going out: for one identity's questions."""
-    questions_share_all: float = 0.1
+    questions_share_all: float = 0.08
     """The same, for all of them."""
 
 
@@ -224,7 +224,10 @@ class Guard:
 
     def may_answer(self, peer: bytes, now: float) -> bool:
         """Whether one more refusal may be sent."""
-        answers = self._peers[peer].answers
+        known = self._peers.get(peer)
+        if known is None:
+            return True
+        answers = known.answers
         if answers.left(now) >= 1:
             answers.take(1, now)
             return True

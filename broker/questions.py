@@ -45,7 +45,10 @@ class Questions:
     def ask(self, peer: bytes, request: int, question: Question, answer: Answer, key: str = "") -> None:
         """`key`: the asker's, whose watches end when it is revoked."""
         if refusal := self._refusal(peer, question):
-            answer(wire.Error(Code.BUSY, refusal))
+            if self._guard.may_answer(peer, now().mono):
+                answer(wire.Error(Code.BUSY, refusal))
+            else:  # to tell a flooder would cost more than to hear it
+                self._guard.answered(peer, request)
             return
         with self.asking(peer):
             match question:
