@@ -351,7 +351,7 @@ class Broker:
 
     def _persist(self, command: Persist) -> None:
         done = partial(self._execute, command.then)
-        self._queue.write(command.changes, done, urgent=not command.can_wait)
+        self._queue.write(command.changes, done, wait_s=command.may_wait_s)
 
     def _reply(self, peer: bytes, request: int, message: wire.Message) -> None:
         self._admission.answered(peer, request, message)

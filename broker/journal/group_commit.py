@@ -23,10 +23,6 @@ GROUP_ROWS_MAX = 20_000
 STEP_S = 0.05
 """After so long at work a step ends, so that a heap of questions holds nobody else up."""
 
-PATIENCE_S = 0.02
-"""How long a group that isn't urgent waits for more."""
-
-
 _WITH_ROWS = (SetSent, SetMessages, AddRecipients, PutOff)
 
 
@@ -37,7 +33,8 @@ class _Job:
     """Called with what `run` gave; for a write, once that is flushed to disk."""
     rows: int
     writes: bool
-    urgent: bool
+    wait_s: float
+    """How long it may wait for more."""
 
 
 class GroupCommit:
@@ -73,19 +70,19 @@ class GroupCommit:
             return max(0.0, self._between_at - now)
         return max(0.0, self._flush_at - now)
 
-    def write(self, changes: Sequence[Change], done: Callable[[], None], *, urgent: bool = True) -> None:
+    def write(self, changes: Sequence[Change], done: Callable[[], None], *, wait_s: float = 0.0) -> None:
         """Applies changes in one transaction with others; `done` when they are on disk. Without changes:
-        `done` when all that was asked for before is on disk. Not urgent: a few ms later will do."""
+        `done` when all that was asked for before is on disk. It may wait for more for `wait_s` seconds."""
         rows = sum(len(c.rows) if isinstance(c, _WITH_ROWS) else 1 for c in changes)
-        self._add(_Job(lambda: self._journal.apply(changes), lambda _: done(), rows, True, urgent))
+        self._add(_Job(lambda: self._journal.apply(changes), lambda _: done(), rows, True, wait_s))
 
     def write_call(self, run: Callable[[], Any], done: Callable[[Any], None], rows: int) -> None:
         """The same for a call that writes: `done` gets what it gave."""
-        self._add(_Job(run, done, rows, True, True))
+        self._add(_Job(run, done, rows, True, 0.0))
 
     def read(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Runs a query when its turn comes; `done` at once with what it gave."""
-        self._add(_Job(run, done, 0, False, False))
+        self._add(_Job(run, done, 0, False, 0.0))
 
     def between(self, work: Callable[[float], float | None]) -> None:
         """Runs `work` as soon as no transaction is open: between two groups. It gets the time (monotonic) and
@@ -122,7 +119,7 @@ class GroupCommit:
                 continue
             self._rows += max(1, job.rows)
             self._uncommitted.append((job.done, result))
-            flush_at = now if job.urgent else now + PATIENCE_S
+            flush_at = now + job.wait_s
             self._flush_at = flush_at if self._flush_at is None else min(self._flush_at, flush_at)
         if self._flush_at is not None and (now >= self._flush_at or self._rows >= GROUP_ROWS_MAX):
             self._flush_at, self._rows = None, 0

@@ -239,7 +239,7 @@ class BrokerHost:
 
     def _persist(self, command: Persist) -> None:
         done = partial(self.execute, command.then)
-        self.queue.write(command.changes, done, urgent=not command.can_wait)
+        self.queue.write(command.changes, done, wait_s=command.may_wait_s)
 
     def _reopen(self, command: Reopen) -> None:
         # It only wants a journal and its queue.

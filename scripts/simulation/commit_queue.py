@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.core.commands import Change
-from broker.journal.group_commit import PATIENCE_S
 from broker.journal.store import Journal
 from scripts.simulation.clock import Host
 
@@ -18,7 +17,7 @@ class _Job:
     run: Callable[[], Any]
     done: Callable[[Any], None]
     writes: bool
-    urgent: bool
+    wait_s: float
 
 
 class Queue:
@@ -48,14 +47,14 @@ class Queue:
     def idle(self) -> bool:
         return not self._jobs and not self._committing and self._flush_at == math.inf
 
-    def write(self, changes: Sequence[Change], done: Callable[[], None], *, urgent: bool = True) -> None:
-        self._add(_Job(lambda: self._journal.apply(changes), lambda _: done(), True, urgent))
+    def write(self, changes: Sequence[Change], done: Callable[[], None], *, wait_s: float = 0.0) -> None:
+        self._add(_Job(lambda: self._journal.apply(changes), lambda _: done(), True, wait_s))
 
     def write_call(self, run: Callable[[], Any], done: Callable[[Any], None], _: int) -> None:
-        self._add(_Job(run, done, True, True))
+        self._add(_Job(run, done, True, 0.0))
 
     def read(self, run: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        self._add(_Job(run, done, False, False))
+        self._add(_Job(run, done, False, 0.0))
 
     def _add(self, job: _Job) -> None:
         self._jobs.append(job)
@@ -78,7 +77,7 @@ class Queue:
                 job.done(result)
                 continue
             self._uncommitted.append((job.done, result))
-            self._flush_at = min(self._flush_at, mono if job.urgent else mono + PATIENCE_S)
+            self._flush_at = min(self._flush_at, mono + job.wait_s)
         if self._flush_at <= mono:
             self._flush_at = math.inf
             self._committing = True

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from broker.core.commands import Change, SetMessages
-from broker.journal.group_commit import PATIENCE_S, GroupCommit
+from broker.journal.group_commit import GroupCommit
 from broker.journal.store import JournalError
 
 
@@ -29,6 +29,9 @@ class FakeJournal:
             raise JournalError("disk")
 
 
+WAIT_S = 0.02
+
+
 class Shell:
     def __init__(self) -> None:
         self.journal = FakeJournal()
@@ -36,9 +39,9 @@ class Shell:
         self.queue = GroupCommit(self.journal, self.woken.set)  # type: ignore[arg-type]  # the part it uses
         self.done: list[str] = []
 
-    def write(self, name: str, rows: int = 1, urgent: bool = True) -> None:
+    def write(self, name: str, rows: int = 1, wait_s: float = 0.0) -> None:
         changes = [SetMessages([(0,) * 10] * rows)]  # type: ignore[list-item]  # only counted
-        self.queue.write(changes, lambda: self.done.append(name), urgent=urgent)
+        self.queue.write(changes, lambda: self.done.append(name), wait_s=wait_s)
 
     def commit_ends(self) -> None:
         self.journal.may_commit.set()
@@ -112,14 +115,14 @@ def test_a_failed_flush_answers_nobody() -> None:
 
 def test_a_group_that_nobody_waits_for_grows_first() -> None:
     shell = Shell()
-    shell.write("a", urgent=False)
+    shell.write("a", wait_s=WAIT_S)
     shell.queue.step(10.0)
     assert shell.journal.calls == ["apply"] and not shell.queue.idle
-    assert shell.queue.wait_s(10.0) == pytest.approx(PATIENCE_S)
-    shell.write("b", urgent=False)
-    shell.queue.step(10.0 + PATIENCE_S / 2)
+    assert shell.queue.wait_s(10.0) == pytest.approx(WAIT_S)
+    shell.write("b", wait_s=WAIT_S)
+    shell.queue.step(10.0 + WAIT_S / 2)
     assert shell.queue._commit is None
-    shell.queue.step(10.0 + PATIENCE_S)
+    shell.queue.step(10.0 + WAIT_S)
     assert shell.queue._commit is not None
     shell.commit_ends()
     shell.queue.step(11.0)
@@ -128,7 +131,7 @@ def test_a_group_that_nobody_waits_for_grows_first() -> None:
 
 def test_one_urgent_write_takes_all_before_it_along() -> None:
     shell = Shell()
-    shell.write("a", urgent=False)
+    shell.write("a", wait_s=WAIT_S)
     shell.queue.step(10.0)
     shell.write("b")
     shell.queue.step(10.0)
@@ -165,12 +168,12 @@ def test_what_runs_between_two_groups_meets_no_open_transaction() -> None:
 def test_a_group_that_waits_for_more_is_an_open_transaction_too() -> None:
     shell = Shell()
     times: list[float] = []
-    shell.write("a", urgent=False)
+    shell.write("a", wait_s=WAIT_S)
     shell.queue.step(1.0)
     shell.queue.between(times.append)  # returns None: once
-    shell.queue.step(1.0 + PATIENCE_S / 2)
+    shell.queue.step(1.0 + WAIT_S / 2)
     assert times == []
-    shell.queue.step(1.0 + PATIENCE_S)
+    shell.queue.step(1.0 + WAIT_S)
     shell.commit_ends()
     shell.queue.step(2.0)
     assert times == [2.0]

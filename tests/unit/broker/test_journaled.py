@@ -97,7 +97,7 @@ def test_a_batch_leaves_when_it_is_on_disk_and_not_before(book: Durable) -> None
     book.slow = True
     book.outcomes(batch, "sent")
     (after,) = book.held_back
-    assert len(only(book.seen, c.SendBatch)) == 1 and not after.can_wait
+    assert len(only(book.seen, c.SendBatch)) == 1 and after.may_wait_s == 0
     (second,) = only(book.flush(), c.SendBatch)
     book.outcomes(second, "sent", first=1)
     assert book.journal.batches() == [] and book.states() == [Stored.SENT] * 2
