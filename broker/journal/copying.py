@@ -13,17 +13,13 @@ from pathlib import Path
 import apsw
 
 from broker.journal import schema
-from broker.journal.store import JournalError
+from broker.journal.store import JournalError, JournalInUseError
 
 PAGES_A_STEP = 64
 """256 KiB: about 0.3 ms. Several go into a turn."""
 _OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".control")
 _CACHE_KIB = 4 * 1024
 """Of the copy's connection: it only writes."""
-
-
-class JournalInUseError(JournalError):
-    """Another process has it."""
 
 
 class Copy:

@@ -14,9 +14,9 @@ import apsw
 
 from broker.core.state import Phase
 from broker.journal.checking import check
-from broker.journal.copying import JournalInUseError, create, flush, open_alone, part_of, place
+from broker.journal.copying import create, flush, open_alone, part_of, place
 from broker.journal.sqlite import SqliteJournal
-from broker.journal.store import JournalError
+from broker.journal.store import JournalError, JournalInUseError
 from evenpost.wire import codec
 from evenpost.wire.messages import Options
 
