@@ -208,7 +208,7 @@ def test_nobody_gets_in_while_a_journal_is_replaced(
             refused.append(path.name)
         return 0
 
-    monkeypatch.setattr("broker.journal.replacing.flush", flush)
+    monkeypatch.setattr("broker.journal.copying.flush", flush)
     restore(copy, journal.path, force=True)
     rewrite(journal.path)
     assert refused == ["journal.db.part", "journal.db.part"]
