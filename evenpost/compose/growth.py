@@ -131,12 +131,6 @@ def _allow_lines(value: Any, indent: Any) -> None:
         allow(found.items * found.depth * max(0, width))
 
 
-def allow_filter(name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """For a filter of Jinja2's. What it is given has been weighed: some of it is turned into text here."""
-    if (check := _FILTERS.get(name)) is not None:
-        check(value, *args, **kwargs)
-
-
 # Arguments that are missing or too many are left to the filters, whose complaints name them.
 
 
@@ -192,11 +186,12 @@ def _json(value: Any, indent: Any = None, *_: Any, **__: Any) -> None:
     _allow_lines(value, indent)
 
 
-_FILTERS: dict[str, Callable[..., None]] = {
+FILTER_CHECKS: dict[str, Callable[..., None]] = {
     "center": _sized, "batch": _sized, "slice": _sized, "round": _rounded, "wordwrap": _wrapped,
     "indent": _indented, "format": _formatted, "join": _joined, "replace": _replaced, "trim": _trimmed,
     "urlize": _linked, "unique": _unique, "tojson": _json,
 }  # fmt: skip
+"""For Jinja2's filters, by what they are given. That was weighed: some of it is turned into text here."""
 
 
 def _text(spec: Any) -> str:

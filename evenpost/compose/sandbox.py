@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evenpost.compose import limits
 from evenpost.compose.budget import Budget, allow, allow_bit_length, allow_bits, checked_given
-from evenpost.compose.growth import allow_filter, allow_format, allow_formatted, allow_keys, allow_method
+from evenpost.compose.growth import FILTER_CHECKS, allow_format, allow_formatted, allow_keys, allow_method
 from evenpost.compose.text import html_to_text
 from evenpost.compose.transfer import quoted_printable, quoted_printable_escaped
 
@@ -104,6 +104,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """A filter that costs what it works on."""
         at = 1 if hasattr(function, "jinja_pass_arg") else 0
         charge = self.budget.spend_on if name in _SHALLOW else self.budget.weigh
+        check = FILTER_CHECKS.get(name)
 
         @functools.wraps(function)
         def charged(*args: Any, **kwargs: Any) -> Any:
@@ -123,7 +124,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
                     self.budget.spend(0 if isinstance(start, int) else len(value) ** 2 // 256)
                 for arg in (*args[at:], *kwargs.values()):
                     charge(arg)
-                allow_filter(name, value, args[at + 1 :], kwargs)
+                if check is not None:
+                    check(value, *args[at + 1 :], **kwargs)
             return self._bounded(function(*args, **kwargs))
 
         return charged

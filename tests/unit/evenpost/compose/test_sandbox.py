@@ -211,11 +211,11 @@ def test_addresses_are_told_apart_in_time(make, header):
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("name", sorted(set(growth._FILTERS) - {"batch", "slice"}))
+@pytest.mark.parametrize("name", sorted(set(growth.FILTER_CHECKS) - {"batch", "slice"}))
 def test_a_list_is_weighed_before_a_filter_turns_it_into_text(make, monkeypatch, name):
     """`trim` wrote a list of 10^9 items out to see how long it was. (`batch` and `slice` look at nothing.)"""
     looked_at = []
-    monkeypatch.setitem(growth._FILTERS, name, lambda value, *_, **__: looked_at.append(value))
+    monkeypatch.setitem(growth.FILTER_CHECKS, name, lambda value, *_, **__: looked_at.append(value))
     nested = functools.reduce(lambda inner, _: [inner], range(101), "x")
     with pytest.raises(ComposeError, match="lists in lists"):
         make(text=f"{{{{ name|{name}('a', 'b') }}}}", fields=["name"]).compose(0, "a@b.c", [nested], 0)
