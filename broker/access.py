@@ -1,8 +1,5 @@
 """Who may talk to this broker, and what about: its own key, the ring of allowed keys, the rights of each."""
 
-import contextlib
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,8 +78,8 @@ class Access:
         return True
 
     def holder(self, domain: str) -> "Callable[[zmq.Frame], PublicKey | None] | None":
-        """What tells whose a message is by its first frame, for the socket of a domain; of a key that was
-        revoked it ends the connection and tells None. None: everybody is `rights.EVERYONE`.
+        """What tells whose a message is by its first frame, for the socket of a domain: None where the key
+        was revoked. Without CURVE there is nothing to tell: everybody is `rights.EVERYONE`.
 
         The key is looked at with each message, not once a routing id: a peer may choose its routing id, and
         so take one that another had. Only the first frame has to be taken uncopied: that costs nothing, while
@@ -92,10 +89,10 @@ class Access:
             return None
 
         def who(first: zmq.Frame) -> PublicKey | None:
-            found = self._ring.holder(_property(first, KEY_PROPERTY), domain)
-            if found is None:
-                _cut(first)
-            return found
+            try:
+                return self._ring.holder(str(first.get(KEY_PROPERTY)), domain)
+            except zmq.ZMQError:  # it came by no key
+                return None
 
         return who
 
@@ -163,20 +160,3 @@ def check_reach(settings: AccessSettings, *endpoints: str) -> bool:
                 "127.0.0.1; --insecure lets it be as it is"
             )
     return False
-
-
-def _property(frame: zmq.Frame, name: str) -> str:
-    try:
-        return str(frame.get(name))
-    except zmq.ZMQError:  # it has none
-        return ""
-
-
-def _cut(frame: zmq.Frame) -> None:
-    """Ends the connection that a message came from: a ROUTER has no call for that, so its TCP connection is
-    shut down. The peer connects anew and is refused by the ZAP handler."""
-    with (
-        contextlib.suppress(OSError, ValueError),  # it has ended by itself
-        socket.socket(fileno=os.dup(int(_property(frame, "__fd")))) as connection,
-    ):
-        connection.shutdown(socket.SHUT_RDWR)

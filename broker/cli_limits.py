@@ -3,79 +3,62 @@
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from broker.guard import MIB, Limits
 from broker.settings import Settings
-from evenpost.runtime.settings import option
+from evenpost.runtime.settings import F, WholeRange, option
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_CLIENTS, _WORKERS, _DEFAULTS = Settings().client_limits, Settings().worker_limits, Settings()
+_DEFAULTS = Settings()
+_CLIENTS, _WORKERS = _DEFAULTS.client_limits, _DEFAULTS.worker_limits
 DESCRIPTORS_SPARE = 200
 """Files and sockets that aren't peers' connections: the journal, the listeners, ZeroMQ's own."""
 
 
+def _limit(name: str, kind: WholeRange, default: int, text: str, *, unit: str = "COUNT") -> Callable[[F], F]:
+    decorator: Callable[[F], F] = option(name, type=kind, default=default, metavar=unit, help=text)
+    return decorator
+
+
+_OPTIONS = (
+    _limit(
+        "--client-connections-max", WholeRange(1, 1_000_000), _CLIENTS.connections_max,
+        "Clients' connections at once; beyond them, those that have said nothing are ended. Each takes a "
+        "file descriptor.",
+    ),
+    _limit(
+        "--worker-connections-max", WholeRange(1, 1_000_000), _WORKERS.connections_max,
+        "The same of workers.",
+    ),
+    _limit(
+        "--client-messages-max", WholeRange(10, 10_000_000), int(_CLIENTS.messages_per_s),
+        "Messages of one client connection a second; beyond them it is asked to wait.",
+    ),
+    _limit(
+        "--client-bytes-max", WholeRange(0, 10_000_000), _CLIENTS.bytes_per_min // MIB,
+        "Megabytes that one client may send a minute. 0: no limit.", unit="MB",
+    ),
+    _limit(
+        "--client-submissions-max", WholeRange(1, 1_000_000), _CLIENTS.open_submissions_max,
+        "Submissions of one client that are open, not committed, at once.",
+    ),
+    _limit(
+        "--client-recipients-max", WholeRange(0, 2**63 - 1), _CLIENTS.recipients_max,
+        "Recipients of one client that wait to be sent; beyond them it is asked to wait. 0: no limit.",
+    ),
+    _limit(
+        "--memory-max", WholeRange(0, 10_000_000), _DEFAULTS.memory_max_bytes // MIB,
+        "Above so much memory of its own, the broker ends the connections that hold much of it unread. "
+        "0: never.", unit="MB",
+    ),
+)  # fmt: skip
+
+
 def limit_options(function: F) -> F:
     """The options whose values `parse_limits` takes."""
-    for decorator in reversed(
-        [
-            option(
-                "--client-connections-max",
-                type=click.IntRange(1, 1_000_000),
-                default=_CLIENTS.connections_max,
-                metavar="COUNT",
-                help="Clients' connections at once; beyond them, those that have said nothing are ended. "
-                "Each takes a file descriptor.",
-            ),
-            option(
-                "--worker-connections-max",
-                type=click.IntRange(1, 1_000_000),
-                default=_WORKERS.connections_max,
-                metavar="COUNT",
-                help="The same of workers.",
-            ),
-            option(
-                "--client-messages-max",
-                type=click.IntRange(10, 10_000_000),
-                default=int(_CLIENTS.messages_per_s),
-                metavar="COUNT",
-                help="Messages of one client connection a second; beyond them it is asked to wait.",
-            ),
-            option(
-                "--client-bytes-max",
-                type=click.IntRange(0, 10_000_000),
-                default=_CLIENTS.bytes_per_min,
-                metavar="MB",
-                help="Megabytes that one client may send a minute. 0: no limit.",
-            ),
-            option(
-                "--client-submissions-max",
-                type=click.IntRange(1, 1_000_000),
-                default=_CLIENTS.open_submissions_max,
-                metavar="COUNT",
-                help="Submissions of one client that are open, not committed, at once.",
-            ),
-            option(
-                "--client-recipients-max",
-                type=click.IntRange(0, 2**63 - 1),
-                default=_CLIENTS.recipients_max,
-                metavar="COUNT",
-                help="Recipients of one client that wait to be sent; beyond them it is asked to wait. "
-                "0: no limit.",
-            ),
-            option(
-                "--memory-max",
-                type=click.IntRange(0, 10_000_000),
-                default=_DEFAULTS.memory_max_bytes // MIB,
-                metavar="MB",
-                help="Above so much memory of its own, the broker ends the connections that hold much of it "
-                "unread. 0: never.",
-            ),
-        ]
-    ):
+    for decorator in reversed(_OPTIONS):
         function = decorator(function)
     return function
 

@@ -130,10 +130,7 @@ class Connections:
 
         Also the peer that was taken to be behind it till now, if there was one: that had ended, and its last
         message was read after its socket's number had been given to this one."""
-        try:
-            connection = self._by_descriptor.get(int(frame.get("__fd")))
-        except (zmq.ZMQError, ValueError):
-            return None, b""
+        connection = self._sender(frame)
         if connection is None:
             return None, b""
         self._silent.pop(connection.descriptor, None)
@@ -141,6 +138,17 @@ class Connections:
         self._by_peer.pop(mistaken, None)
         self._by_peer[peer] = connection
         return connection, mistaken
+
+    def end_sender(self, frame: zmq.Frame) -> None:
+        """Ends the connection that a frame came by, whatever routing id its peer has."""
+        if connection := self._sender(frame):
+            self._end(connection)
+
+    def _sender(self, frame: zmq.Frame) -> Connection | None:
+        try:
+            return self._by_descriptor.get(int(frame.get("__fd")))
+        except (zmq.ZMQError, ValueError):
+            return None
 
     def end(self, peer: bytes) -> None:
         """Ends a peer's connection, if its socket is known. It may come back."""

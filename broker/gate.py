@@ -39,7 +39,7 @@ more than they do. Others behind the same endpoint wait as long, and what came m
 TOO_FAST = wire.Error(Code.BUSY, "more messages or bytes a second than one peer may send: wait")
 
 Holder = Callable[[zmq.Frame], PublicKey | None]
-"""Whose key a message came by; None: one that isn't allowed any more."""
+"""Whose key a message came by; None: one that isn't allowed any more, so that its connection has to end."""
 Handle = Callable[[bytes, list[bytes], PublicKey], bool]
 """Takes a message: routing id, frames, and who sent it. Whether its time is the broker's own work; else it
 counts as spent aside. May raise WireError."""
@@ -117,10 +117,7 @@ class Gate:
             known = peer in self.guard
             connection, frames = self._read(peer, known, who, now)
             worked = False
-            if who is None:
-                self.note("revoked", "a key that was revoked: its connection was ended")
-                self.connections.end(peer)
-            elif frames is not None:
+            if who is not None and frames is not None:
                 worked = self._take(peer, frames, who, now, handle)
             if not known and connection is None:
                 self.guard.left(peer)  # its connection has ended: this was its last word
@@ -131,11 +128,17 @@ class Gate:
                 return
 
     def _next(self) -> tuple[bytes, PublicKey | None]:
-        """The routing id of the next message, and whose it is. Raises zmq.Again where there is none."""
+        """The routing id of the next message, and whose it is; a revoked key's connection is ended. Raises
+        zmq.Again where there is none."""
         if self._holder is None:
             return self._router.recv(zmq.NOBLOCK), EVERYONE
         first = self._router.recv(zmq.NOBLOCK, copy=False)
-        return first.bytes, self._holder(first)
+        who = self._holder(first)
+        if who is None:
+            self.note("revoked", "a key that was revoked: its connection was ended")
+            self.events()  # that it was accepted comes before its first message
+            self.connections.end_sender(first)
+        return first.bytes, who
 
     def _read(
         self, peer: bytes, known: bool, who: PublicKey | None, now: float

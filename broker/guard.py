@@ -103,9 +103,12 @@ class Campaigns(NamedTuple):
 class Account:
     """What one identity has."""
 
-    __slots__ = ("bytes", "campaigns", "connections", "open", "questions", "recipients", "templates_bytes")
+    __slots__ = (
+        "bytes", "campaigns", "connections", "identity", "open", "questions", "recipients", "templates_bytes"
+    )  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, identity: Hashable, limits: Limits) -> None:
+        self.identity = identity
         self.connections = 0
         self.questions = Bucket(limits.questions_share, QUESTIONS_BURST_S)
         self.bytes = Bucket(limits.bytes_per_min / 60, float(limits.bytes_per_min))
@@ -142,7 +145,6 @@ class Guard:
         self.waiting_bytes = 0
         self._peers: dict[bytes, Peer] = {}
         self._accounts: dict[Hashable, Account] = {}
-        self._identities: dict[bytes, Hashable] = {}
         self._questions = Bucket(limits.questions_share_all, QUESTIONS_BURST_S)
 
     # --- connections --------------------------------------------------------------------------
@@ -159,17 +161,15 @@ class Guard:
         key: Hashable = identity or peer
         account = self._accounts.get(key)
         if account is None:
-            account = self._accounts[key] = Account(limits)
+            account = self._accounts[key] = Account(key, limits)
         account.connections += 1
-        self._identities[peer] = key
-        made = Peer(
+        self._peers[peer] = Peer(
             account,
             messages=Bucket(limits.messages_per_s, limits.messages_per_s),
             bytes=Bucket(limits.bytes_per_s, limits.bytes_per_s * BYTES_BURST_S),
             garbage=Bucket(GARBAGE_SHARE, GARBAGE_BURST_S),
             answers=Bucket(ANSWERS_PER_S, ANSWERS_PER_S),
         )
-        self._peers[peer] = made
 
     def crowds(self, peer: bytes) -> bool:
         """Whether its identity has so many connections that others may soon find no place."""
@@ -183,15 +183,14 @@ class Guard:
         if known is None or known.gone:
             return
         known.gone = True
-        key = self._identities.pop(peer)
         known.account.connections -= 1
-        self._forget_idle(key, known.account)
+        self._forget_idle(known.account)
         if not known.in_flight:
             del self._peers[peer]
 
-    def _forget_idle(self, key: Hashable, account: Account) -> None:
+    def _forget_idle(self, account: Account) -> None:
         if not account.connections and not account.campaigns:
-            self._accounts.pop(key, None)
+            self._accounts.pop(account.identity, None)
 
     # --- each message -------------------------------------------------------------------------
 
@@ -298,7 +297,7 @@ class Guard:
 
     def refresh(self, held: Mapping[str, Campaigns]) -> None:
         """What the campaigns in memory, by id, hold now: those that aren't there have ended."""
-        for key, account in list(self._accounts.items()):
+        for account in list(self._accounts.values()):
             if not account.campaigns and not account.recipients:
                 continue  # idle: there may be ten thousand of them
             mine = [(id_, held[id_]) for id_ in account.campaigns if id_ in held]
@@ -306,7 +305,7 @@ class Guard:
             account.recipients = sum(campaign.recipients for _, campaign in mine)
             account.open = sum(campaign.open for _, campaign in mine)
             account.templates_bytes = sum(campaign.template_bytes for _, campaign in mine)
-            self._forget_idle(key, account)
+            self._forget_idle(account)
 
     # --- questions ----------------------------------------------------------------------------
 

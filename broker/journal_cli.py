@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ class Failed(click.ClickException):
             _print_json({"error": {"message": self.message}})
         else:
             super().show(file)
+
+
+@contextmanager
+def _failing(as_json: bool) -> Iterator[None]:
+    """What is wrong with a journal becomes what the command says."""
+    from broker.journal.store import JournalError
+
+    try:
+        yield
+    except JournalError as error:
+        raise Failed(str(error), as_json=as_json) from None
 
 
 def _print_json(value: Any) -> None:
@@ -70,15 +82,12 @@ def backup(
       evenpost-broker backup /var/lib/evenpost/backup-$(date +%F).db
       evenpost-broker --config /etc/evenpost/broker.toml backup --json /backup/evenpost.db
     """
-    from broker.journal.store import JournalError
 
     source, target = _named(context, journal).absolute(), file.absolute()
-    try:
+    with _failing(as_json):
         steps = _copy(source, target, force)
         size, pages = _show_progress(steps, quiet=as_json)
         found = _check_copy(target) if check else None
-    except JournalError as error:
-        raise Failed(str(error), as_json=as_json) from None
     if as_json:
         _print_json(
             {"file": str(target), "bytes": size, "pages": pages, "checked": check, "campaigns": found}
@@ -167,12 +176,9 @@ def check(file: Path, as_json: bool) -> None:
     The exit status is 1 if it is damaged.
     """
     from broker.journal.checking import check as check_file
-    from broker.journal.store import JournalError
 
-    try:
+    with _failing(as_json):
         found = check_file(file.absolute())
-    except JournalError as error:
-        raise Failed(str(error), as_json=as_json) from None
     if as_json:
         campaigns = [campaign._asdict() for campaign in found.campaigns]
         facts = {"whole": not found.problems, "problems": found.problems, "version": found.version}
@@ -205,13 +211,10 @@ def restore(context: click.Context, file: Path, journal: Path | None, force: boo
     workers still have to tell counts, as soon as they are connected: look at `evenpost status` first.
     """
     from broker.journal.replacing import restore as restore_file
-    from broker.journal.store import JournalError
 
     target = _named(context, journal).absolute()
-    try:
+    with _failing(as_json):
         found = restore_file(file.absolute(), target, force=force)
-    except JournalError as error:
-        raise Failed(str(error), as_json=as_json) from None
     moved = str(found.moved) if found.moved else None
     if as_json:
         held = [each._asdict() for each in found.held]
@@ -239,13 +242,10 @@ def compact(context: click.Context, journal: Path | None, as_json: bool) -> None
     and by itself from then on. The disk needs as much free space as the rewritten journal takes.
     """
     from broker.journal.replacing import rewrite
-    from broker.journal.store import JournalError
 
     target = _named(context, journal).absolute()
-    try:
+    with _failing(as_json):
         before, after = rewrite(target)
-    except JournalError as error:
-        raise Failed(str(error), as_json=as_json) from None
     if as_json:
         _print_json({"journal": str(target), "bytes_before": before, "bytes": after})
     else:

@@ -9,7 +9,7 @@ from broker.core.explain import explanation
 from broker.core.message_state import Stored, index_of
 from broker.core.state import Campaign
 from broker.journal.store import Journal, ReportLine
-from broker.retention import compacted_text
+from broker.retention import compacted_error
 from evenpost.runtime.clock import Now
 from evenpost.wire import codec
 from evenpost.wire import messages as wire
@@ -70,7 +70,7 @@ class Queries:
             if campaign is None:
                 answer(_not_found(request.campaign))
             elif campaign.compacted_at:
-                answer(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
+                answer(compacted_error(campaign))
             else:
                 self._queue.read(lambda: self._report_page(campaign, request), answer)
 
@@ -139,7 +139,7 @@ class Queries:
                 text = f"campaign {campaign.id} has messages 0 to {campaign.total - 1}"
                 answer(wire.Error(Code.NOT_FOUND, text))
             elif campaign.compacted_at:
-                answer(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
+                answer(compacted_error(campaign))
             else:
                 index = request.index
                 page = wire.Report(campaign.id, index - 1, 1)

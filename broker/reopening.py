@@ -8,7 +8,7 @@ from broker.core.message_state import Stored
 from broker.core.state import Campaign, Phase
 from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Journal
-from broker.retention import compacted_text
+from broker.retention import compacted_error
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -46,7 +46,7 @@ class Reopening:
             text = f"campaign {id_} is {campaign.phase.name.lower()}: there is nothing to retry"
             self._refuse(wire.Error(Code.WRONG_STATE, text))
         elif campaign.compacted_at:
-            self._refuse(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
+            self._refuse(compacted_error(campaign))
         else:
             number = campaign.number
             # From here on the campaign's row says that its counts may be wrong, should we be cut short.
@@ -79,6 +79,6 @@ class Reopening:
     def _ended(self, campaign: Campaign | None) -> None:
         assert campaign is not None
         if campaign.compacted_at:  # retention was faster: it began before our first piece
-            self._refuse(wire.Error(Code.WRONG_STATE, compacted_text(campaign)))
+            self._refuse(compacted_error(campaign))
             return
         self._raise(Reopened(self._command.peer, self._command.request, campaign, self._changed))

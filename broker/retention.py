@@ -14,6 +14,8 @@ from broker.journal.group_commit import GroupCommit
 from broker.journal.store import Compacted, Journal
 from evenpost.runtime import logs
 from evenpost.runtime.clock import Now
+from evenpost.wire import messages as wire
+from evenpost.wire.errors import Code
 
 DAY_MS = 86_400_000
 AHEAD_MS_MAX = 2 * DAY_MS
@@ -106,14 +108,15 @@ class Retention:
             self._log.info("campaign.compacted", campaign=campaign, retain_days=self._days)
 
 
-def compacted_text(campaign: Campaign) -> str:
+def compacted_error(campaign: Campaign) -> wire.Error:
     """Why nothing can be said of a campaign's recipients any more, and what can."""
     days = (campaign.compacted_at - campaign.finished_at) / DAY_MS
     counts = ", ".join(f"{n} {Stored(s).name.lower()}" for s, n in sorted(campaign.counts.items()) if n)
-    return (
+    text = (
         f"the recipients of campaign {campaign.id} were removed on {_day(campaign.compacted_at)}, {days:.0f} "
         f"days after it ended (--retain-days of the broker). What is left: {counts}, of {campaign.total}"
     )
+    return wire.Error(Code.WRONG_STATE, text)
 
 
 def _day(at_ms: int) -> str:

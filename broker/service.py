@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
-import zmq
-
-from broker.access import EXIT_OPEN, Access, check_reach
+from broker.access import EXIT_OPEN, check_reach
 from broker.admission import Admission
 from broker.core.commands import (
     Command,
@@ -45,6 +43,7 @@ from broker.core.events import (
     WorkerRevoked,
 )
 from broker.disk_space import DiskSpace, Room
+from broker.endpoints import Endpoints
 from broker.gate import Gate
 from broker.journal.answers import answer
 from broker.journal.group_commit import GroupCommit
@@ -54,18 +53,18 @@ from broker.memory import MemoryWatch
 from broker.mx_wanted import mx_lookups
 from broker.opening import Opening
 from broker.questions import Questions
-from broker.rejections import Rejections
 from broker.reopening import Reopening
 from broker.settings import Settings
 from broker.upkeep import Upkeep
 from broker.wakeup import Wakeup
 from evenpost import __version__
-from evenpost.runtime import logs, sockets
+from evenpost.runtime import logs
 from evenpost.runtime.clock import now
 from evenpost.runtime.clock_log import follow_clock
 from evenpost.runtime.curve import PublicKey
+from evenpost.runtime.sockets import EndpointError
 from evenpost.runtime.startup import ENDINGS, release_signals
-from evenpost.wire import codec, limits
+from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from evenpost.wire.errors import Code
 
@@ -89,31 +88,17 @@ class Broker:
             self._log = self._log.bind(insecure=True)
         self._log_started = self._log.warning if insecure else self._log.info
         self._journal = self._open_journal(settings.journal)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._access = Access(settings.access, self._context, self._log)
-        securing = self._access.securing
+        self._wakeup = Wakeup()
         try:
-            self._clients = sockets.router(self._context, settings.clients, secure=securing("clients"))
-            self._workers = sockets.router(
-                self._context, settings.workers, limits.WORKER_FRAME_BYTES_MAX, securing("workers")
+            self._endpoints = Endpoints(
+                settings, self._log, self._wakeup, self._open_gate, client_left=self._client_left
             )
-            check_reach(settings.access, *self._endpoints())
-        except sockets.EndpointError:
-            self._access.close()
-            self._context.destroy(0)
+        except EndpointError:
             self._journal.close()
             raise
-        self._rejections = Rejections()
-        self._client_gate = self._open_gate(
-            "clients", self._context, self._clients, settings.client_limits, self._rejections,
-            may_wait=True, holder=self._access.holder("clients"), left=self._client_left,
-        )  # fmt: skip
-        self._worker_gate = self._open_gate(
-            "workers", self._context, self._workers, settings.worker_limits, self._rejections,
-            may_wait=False, holder=self._access.holder("workers"),
-        )  # fmt: skip
+        self._access = self._endpoints.access
+        self._client_gate, self._worker_gate = self._endpoints.client_gate, self._endpoints.worker_gate
         self._memory = MemoryWatch(settings.memory_max_bytes, (self._client_gate, self._worker_gate))
-        self._wakeup = Wakeup()
         self._queue = GroupCommit(self._journal, self._wakeup.wake)
         self._name = secrets.token_hex(4)
         self._core = Dispatcher(
@@ -158,10 +143,9 @@ class Broker:
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         state = self._core.state
-        clients, workers = self._endpoints()
+        clients, workers = self._endpoints.names()
         if not self._access.prove(clients, workers):
-            self._access.close()
-            self._context.destroy(0)
+            self._endpoints.close()
             return EXIT_OPEN
         self._log_started(
             "broker.started",
@@ -183,22 +167,13 @@ class Broker:
         finally:
             self._upkeep.close(now())
             self._wakeup.by_signals(False)
-            self._client_gate.close()
-            self._worker_gate.close()
-            self._access.close()
-            self._context.destroy(linger=500)
+            self._endpoints.close(linger_ms=500)
         self._journal.close()
         self._log.info("broker.stopped")
         return 0
 
     def _loop(self) -> None:
-        pollers = {
-            (clients, workers): poller_of(
-                self._wakeup, *[self._clients] * clients, *[self._workers] * workers
-            )
-            for clients in (False, True)
-            for workers in (False, True)
-        }
+        endpoints = self._endpoints
         next_tick = connections_at = 0.0
         turned_at = now().mono
         heartbeat_s = self._settings.core.heartbeat_s
@@ -206,14 +181,7 @@ class Broker:
             time = now()
             halted = self._core.state.halted
             next_at = next_tick if halted else min(next_tick, self._core.next_at())
-            clients_rest, workers_rest = self._client_gate.rests_until, self._worker_gate.rests_until
-            if clients_rest > time.mono:
-                next_at = min(next_at, clients_rest)
-            if workers_rest > time.mono:
-                next_at = min(next_at, workers_rest)
-            poller = pollers[clients_rest <= time.mono, workers_rest <= time.mono]
-            wait_s = max(0.0, min(next_at - time.mono, self._queue.wait_s(time.mono)))
-            ready = dict(poller.poll(int(wait_s * 1000 + 0.999)))
+            ready = endpoints.wait(min(next_at, time.mono + self._queue.wait_s(time.mono)), time.mono)
             if self._wakeup.fileno() in ready:
                 self._wakeup.drain()
             if self._hung_up:
@@ -231,9 +199,9 @@ class Broker:
                 connections_at = time.mono + CONNECTIONS_EVERY_S
                 self._worker_gate.events()
                 self._client_gate.events()
-            if self._workers in ready:
+            if endpoints.workers in ready:
                 self._worker_gate.receive(self._from_worker)
-            if self._clients in ready:
+            if endpoints.clients in ready:
                 rest_s = CLIENTS_REST_S if self._core.state.batches else 0.0
                 self._client_gate.receive(self._from_client, rest_s)
             time = now()
@@ -249,7 +217,7 @@ class Broker:
                 self._upkeep.tick(time)
                 self._admission.tick(time.mono)
                 self._memory.step(time.mono)
-                self._execute(self._rejections.due(time.mono))
+                self._execute(endpoints.rejections.due(time.mono))
             if not self._core.state.halted:
                 self._execute(self._core.dispatch(time))
             self._queue.step(time.mono)
@@ -271,9 +239,6 @@ class Broker:
         for worker in revoked.workers:
             self._handle(WorkerRevoked(worker))
         self._questions.revoke(revoked.keys)
-
-    def _endpoints(self) -> tuple[str, str]:
-        return self._clients.get_string(zmq.LAST_ENDPOINT), self._workers.get_string(zmq.LAST_ENDPOINT)
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -373,10 +338,3 @@ class Broker:
 
     def _reopen(self, command: Reopen) -> None:
         Reopening(command, self._journal, self._queue, self._handle, lambda: now().wall).start()
-
-
-def poller_of(*places: "zmq.Socket[bytes] | Wakeup") -> zmq.Poller:
-    poller = zmq.Poller()
-    for place in places:
-        poller.register(place, zmq.POLLIN)
-    return poller

@@ -135,7 +135,7 @@ def _text(table: dict[str, Any], key: str) -> str:
 
 def _name(table: dict[str, Any], key: str) -> str:
     text = _text(table, key).strip()
-    if not text or len(text) > limits.NAME_CHARS_MAX or not text.isprintable():
+    if not limits.is_name(text):
         raise _TableError(
             f"{key!r}: {text!r} is no name. Use 1 to {limits.NAME_CHARS_MAX} printable characters"
         )

@@ -65,7 +65,7 @@ class Steering:
 
 def _name(worker: str) -> str:
     """As a worker's --name may be. Raises ClientError (`bad_input`)."""
-    if not 0 < len(worker) <= limits.NAME_CHARS_MAX or not worker.isprintable():
+    if not limits.is_name(worker):
         text = f"it has 1 to {limits.NAME_CHARS_MAX} printable characters; `evenpost servers` lists them"
         raise ClientError(BAD_INPUT, f"{worker!r} is no worker's name: {text}")
     return worker

@@ -49,16 +49,12 @@ def command(function: F) -> F:
     def wrapped(
         *, broker: str, curve_key: Path | None, broker_key: str | None, timeout: float, **kwargs: Any
     ) -> Any:
-        return spoken(connect=functools.partial(connect, broker, curve_key, broker_key, timeout), **kwargs)
+        connect = functools.partial(Client, broker, key=curve_key, broker_key=broker_key, timeout=timeout)
+        return spoken(connect=connect, **kwargs)
 
     for option in (json_option, timeout_option, curve_options("EVENPOST_CURVE_KEY"), broker_option):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]  # click calls it
-
-
-def connect(broker: str, key: Path | None, broker_key: str | None, timeout: float) -> Client:
-    """To be used with `with`; raises ClientError where there is no broker."""
-    return Client(broker, key=key, broker_key=broker_key, timeout=timeout)
 
 
 def client_command(function: Callable[..., None]) -> Callable[..., None]:

@@ -6,6 +6,7 @@ import click
 
 from evenpost.runtime.curve import KeyFileError, Role, new_key
 from evenpost.runtime.curve_files import read_public_key, read_secret_key, write_new
+from evenpost.wire import limits
 
 _NEXT = {
     Role.BROKER: "for evenpost-broker --curve-key, on its host only",
@@ -56,7 +57,7 @@ def new(role: str, name: str, folder: Path, workers: tuple[str, ...]) -> None:
     which = Role(role)
     if workers and which is not Role.WORKER:
         raise click.UsageError("--worker is for the key of a worker")
-    if bad := next((word for word in workers if not word.isprintable() or not 0 < len(word) <= 200), None):
+    if (bad := next((word for word in workers if not limits.is_name(word)), None)) is not None:
         raise click.BadParameter(f"{bad!r} can't be a worker's name", param_hint="'--worker'")
     try:
         secret, public = write_new(new_key(which, name), folder, workers)

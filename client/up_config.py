@@ -15,6 +15,7 @@ from client.input_toml import parse_toml
 from client.problems import InputError, Problem, shown
 from client.up_keys import ClusterKeys
 from client.up_tables import TABLES, check_rate, check_table, tables_text
+from evenpost.runtime.secret import without_login
 from evenpost.runtime.sockets import EndpointError, check_endpoint
 
 CLIENTS = "tcp://127.0.0.1:5550"
@@ -228,7 +229,7 @@ class _Reader:
             self._add(key, "a password has no place in the URL", hint)
             return host or ""
         if parts.scheme not in ("smtp", "smtps") or not host:
-            self._add(key, f"{shown(_without_login(url))} is no server", example)
+            self._add(key, f"{shown(without_login(url))} is no server", example)
             return ""
         return host if port is None or port in (25, 465, 587) else f"{host}-{port}"
 
@@ -279,10 +280,6 @@ def _options_of(program: str, environment: Mapping[str, str]) -> frozenset[str]:
     lines = re.findall(r"^\s+(?:-\w, )?(--[a-z].*)", run.stdout, re.MULTILINE)
     heads = [re.split(r"\s{2,}", line)[0] for line in lines]
     return frozenset(option for head in heads for option in re.findall(r"--([a-z][a-z-]*)", head))
-
-
-def _without_login(url: str) -> str:
-    return re.sub(r"(?s)^(\w+://)?.*@", r"\1...@", url)
 
 
 def _meant(key: str, known: Sequence[str]) -> str:

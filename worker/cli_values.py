@@ -67,8 +67,8 @@ def agent(agent: str) -> tuple[str, int]:
 
 
 def name(name: str, hint: str) -> str:
-    from evenpost.wire.limits import NAME_CHARS_MAX
+    from evenpost.wire.limits import NAME_CHARS_MAX, is_name
 
-    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+    if not is_name(name):
         raise click.BadParameter(f"it has 1 to {NAME_CHARS_MAX} printable characters", param_hint=f"'{hint}'")
     return name

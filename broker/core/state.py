@@ -62,8 +62,9 @@ class Batch:
     buckets: list[Bucket] = field(default_factory=list)
     """Of the rates that it took from."""
     journaled: bool = False
+    """The journal has it until it ends: see core.journaled."""
     leaving: bool = False
-    """The journal has it until it ends; it waits for that and hasn't left: see core.journaled."""
+    """It hasn't left: the journal doesn't have it yet."""
 
 
 @dataclass(slots=True, eq=False)

@@ -13,17 +13,13 @@ from pathlib import Path
 import apsw
 
 from broker.journal import schema
-from broker.journal.store import JournalError
+from broker.journal.store import JournalError, JournalInUseError
 
 PAGES_A_STEP = 64
 """256 KiB: about 0.3 ms. Several go into a turn."""
 _OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".control")
 _CACHE_KIB = 4 * 1024
 """Of the copy's connection: it only writes."""
-
-
-class JournalInUseError(JournalError):
-    """Another process has it."""
 
 
 class Copy:
@@ -84,13 +80,10 @@ class Copy:
             # A file of its own, that can be read without write access and moved without a -wal.
             db.execute("PRAGMA journal_mode = DELETE").fetchall()
             db.close()
-            size = flush(self._part)
-            self._part.rename(self.file)
-            flush(self.file.parent)
+            return give_name(self._part, self.file)
         except (apsw.Error, OSError) as error:
             self.drop()
             raise self._failed(error) from None
-        return size
 
     def drop(self) -> None:
         """Gives it up: nothing is left of it."""
@@ -101,8 +94,12 @@ class Copy:
         self._part.unlink(missing_ok=True)
 
     def _failed(self, error: Exception) -> JournalError:
-        why = error.strerror if isinstance(error, OSError) else error
-        return JournalError(f"can't copy the journal to {self.file}: {why}")
+        return JournalError(f"can't copy the journal to {self.file}: {reason(error)}")
+
+
+def reason(error: Exception) -> object:
+    """What the system or SQLite says, without the number and the path that an OSError adds."""
+    return error.strerror if isinstance(error, OSError) else error
 
 
 def part_of(file: Path) -> Path:
@@ -161,6 +158,15 @@ def flush(path: Path) -> int:
         return os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
+
+
+def give_name(part: Path, file: Path) -> int:
+    """What was written to `part` becomes `file`, whole and for good, in place of another one; its size in
+    bytes. Raises OSError."""
+    size = flush(part)
+    part.rename(file)
+    flush(file.parent)
+    return size
 
 
 def open_alone(path: Path) -> apsw.Connection:

@@ -7,6 +7,8 @@ started meanwhile ends instead of going on with a file that has none.
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +16,9 @@ import apsw
 
 from broker.core.state import Phase
 from broker.journal.checking import check
-from broker.journal.copying import JournalInUseError, create, flush, open_alone, part_of, place
+from broker.journal.copying import create, flush, give_name, open_alone, part_of, place, reason
 from broker.journal.sqlite import SqliteJournal
-from broker.journal.store import JournalError
+from broker.journal.store import JournalError, JournalInUseError
 from evenpost.wire import codec
 from evenpost.wire.messages import Options
 
@@ -60,23 +62,29 @@ def restore(file: Path, journal: Path, *, force: bool) -> Restored:
         raise JournalError(f"there is a journal {journal}: --force moves it aside")
     lock = _locked(journal) if journal.exists() else None
     try:
-        create(part)
-        with file.open("rb") as source, part.open("r+b") as target:
-            shutil.copyfileobj(source, target, 1024 * 1024)
-        SqliteJournal(part).close()  # brings it up to date, should it be an older one
-        held = _hold(part)
-        flush(part)
-        moved = _move_aside(journal, wal) if there else None
-        part.rename(journal)
-        flush(journal.parent)
-    except (OSError, apsw.Error) as error:
-        part.unlink(missing_ok=True)
-        why = error.strerror if isinstance(error, OSError) else error
-        raise JournalError(f"can't write {part}: {why}") from None
+        with _created(part):
+            with file.open("rb") as source, part.open("r+b") as target:
+                shutil.copyfileobj(source, target, 1024 * 1024)
+            SqliteJournal(part).close()  # brings it up to date, should it be an older one
+            held = _hold(part)
+            flush(part)  # before anything happens to the old one
+            moved = _move_aside(journal, wal) if there else None
+            give_name(part, journal)
     finally:
         if lock is not None:
             lock.close()
     return Restored(held, len(found.campaigns), moved)
+
+
+@contextmanager
+def _created(part: Path) -> Iterator[None]:
+    """In it, a new file is there to be written. Raises JournalError, with the file gone, where that fails."""
+    create(part)
+    try:
+        yield
+    except (OSError, apsw.Error) as error:
+        part.unlink(missing_ok=True)
+        raise JournalError(f"can't write {part}: {reason(error)}") from None
 
 
 def _locked(journal: Path) -> apsw.Connection | None:
@@ -131,22 +139,14 @@ def _move_aside(journal: Path, wal: Path) -> Path:
 def rewrite(journal: Path) -> tuple[int, int]:
     """Writes the journal anew, without free pages; from then on the broker can give pages back by itself. Its
     size before and after. Raises JournalError."""
-    before = journal.stat().st_size if journal.is_file() else 0
     db = open_alone(journal)
     part = part_of(journal)
     try:
-        db.execute("PRAGMA journal_mode = DELETE").fetchall()
-        before = journal.stat().st_size
-        create(part)
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("VACUUM INTO ?", (str(part),))
-        after = flush(part)
-        part.rename(journal)
-        flush(journal.parent)
-    except (OSError, apsw.Error) as error:
-        part.unlink(missing_ok=True)
-        why = error.strerror if isinstance(error, OSError) else error
-        raise JournalError(f"can't write {part}: {why}") from None
+        with _created(part):
+            db.execute("PRAGMA journal_mode = DELETE").fetchall()
+            before = journal.stat().st_size
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("VACUUM INTO ?", (str(part),))
+            return before, give_name(part, journal)
     finally:
         db.close()
-    return before, after

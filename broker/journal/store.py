@@ -16,7 +16,7 @@ class JournalError(Exception):
 
 
 class JournalInUseError(JournalError):
-    """Another broker has it open."""
+    """Another process has it open."""
 
 
 class ReportLine(NamedTuple):

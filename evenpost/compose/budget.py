@@ -61,8 +61,8 @@ class Budget:
         if isinstance(value, (list, tuple, dict, set, frozenset)):
             found = measure(value)
             self.spend(found.chars // _CHARS_A_STEP + found.items // _ITEMS_A_STEP)
-        elif isinstance(value, int) and value.bit_length() > limits.INTEGER_BITS_MAX:
-            raise SecurityError(f"a number of more than {limits.INTEGER_BITS_MAX:,} bits")
+        else:
+            allow_bits(value)
 
     def _look(self) -> None:
         if self.steps_left < 0:
@@ -83,6 +83,18 @@ def allow(size: int) -> None:
         raise SecurityError(
             f"a text or list of {size:,} inside the template; at most {limits.VALUE_CHARS_MAX:,}"
         )
+
+
+def allow_bits(*numbers: Any) -> None:
+    """Raises SecurityError for an integer that is too long; what is none may be anything."""
+    for number in numbers:
+        if isinstance(number, int):
+            allow_bit_length(number.bit_length())
+
+
+def allow_bit_length(bits: int) -> None:
+    if bits > limits.INTEGER_BITS_MAX:
+        raise SecurityError(f"a number of more than {limits.INTEGER_BITS_MAX:,} bits")
 
 
 def checked_given(budget: Budget, value: Any) -> Any:

@@ -9,7 +9,7 @@ Nothing random is in here either: a message that is tried again has to be the sa
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
@@ -17,23 +17,10 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import escape
 
 from evenpost.compose import limits
-from evenpost.compose.budget import Budget, allow, checked_given
-from evenpost.compose.growth import (
-    allow_bit_length,
-    allow_bits,
-    allow_format,
-    allow_formatted,
-    allow_join,
-    allow_keys,
-    allow_lines,
-    allow_method,
-    allow_replace,
-    allow_search,
-    allow_sizes,
-)
+from evenpost.compose.budget import Budget, allow, allow_bit_length, allow_bits, checked_given
+from evenpost.compose.growth import FILTER_CHECKS, allow_format, allow_formatted, allow_keys, allow_method
 from evenpost.compose.text import html_to_text
 from evenpost.compose.transfer import quoted_printable, quoted_printable_escaped
 
@@ -50,8 +37,6 @@ _LAZY = frozenset({"map", "select", "reject", "selectattr", "rejectattr", "first
 _SHALLOW = _LAZY | {"length", "count", "last", "default", "d", "attr", "reverse", "slice", "abs", "items"}
 """Filters that don't look into the items of a list."""
 _SLOW = frozenset({"striptags", "urlize", "wordwrap", "title", "wordcount", "pprint", "xmlattr", "truncate"})
-_LINK_CHARS_MAX = 1_000
-"""What urlize puts into each link."""
 
 
 class _CodeGenerator(CodeGenerator):
@@ -93,11 +78,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )  # fmt: skip
         self.budget = budget
         del self.globals["lipsum"], self.filters["random"]
-        for name in ("center", "indent", "batch", "slice", "round", "tojson", "wordwrap"):
-            self.filters[name] = _sized(self.filters[name])
-        self.filters["format"] = _formatted(self.filters["format"])
-        self.filters["join"] = _joined(self.filters["join"])
-        self.filters["replace"] = _replaced(self.filters["replace"])
         if derived:
             # The author wrote these for HTML; the text part is made from it.
             for name in ("e", "escape", "forceescape"):
@@ -124,6 +104,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """A filter that costs what it works on."""
         at = 1 if hasattr(function, "jinja_pass_arg") else 0
         charge = self.budget.spend_on if name in _SHALLOW else self.budget.weigh
+        check = FILTER_CHECKS.get(name)
 
         @functools.wraps(function)
         def charged(*args: Any, **kwargs: Any) -> Any:
@@ -137,14 +118,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 most = limits.SLOW_FILTER_CHARS_MAX
                 if name in _SLOW and isinstance(value, str) and len(value) > most:
                     raise SecurityError(f"{name} takes at most {most:,} characters, not {len(value):,}")
-                if name in _CHECKS:
-                    _CHECKS[name](value, *args[at + 1 :], **kwargs)
                 if name == "sum" and isinstance(value, (list, tuple)):
                     # Adding lists up copies what is there already, each time.
                     start = args[at + 2] if len(args) > at + 2 else kwargs.get("start", 0)
                     self.budget.spend(0 if isinstance(start, int) else len(value) ** 2 // 256)
                 for arg in (*args[at:], *kwargs.values()):
                     charge(arg)
+                if check is not None:
+                    check(value, *args[at + 1 :], **kwargs)
             return self._bounded(function(*args, **kwargs))
 
         return charged
@@ -190,7 +171,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             allow_bit_length(left.bit_length() * abs(right))
         elif operator == "%" and isinstance(left, (str, bytes)):
             self.budget.weigh(right)
-            allow_formatted(left, _values_of(right))
+            allow_formatted(left, (right,))
         return self._bounded(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -205,8 +186,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def weighed(*args: Any, **kwargs: Any) -> str:
             for arg in (*args, *kwargs.values()):
                 self.budget.weigh(arg)
-            values = (*args, *kwargs.values())
-            allow_formatted(spec, (each for value in values for each in _values_of(value)))
+            allow_formatted(spec, (*args, *kwargs.values()))
             return wrapped(*args, **kwargs)
 
         return weighed
@@ -225,78 +205,3 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif (__obj is dict or owner is dict) and args:
             allow_keys(args[0])
         return __self._bounded(super().call(__context, __obj, *args, **kwargs))
-
-
-def _sized(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        allow_sizes(args[1:], kwargs)
-        if function.__name__ == "do_round":
-            allow_bit_length(10 * abs(int(args[1] if len(args) > 1 else kwargs.get("precision", 0))))
-        if function.__name__ == "do_wordwrap" and len(args) > 1:
-            inserted = args[4] if len(args) > 4 else kwargs.get("wrapstring")
-            allow(len(str(args[1])) * len(inserted or ""))
-        if function.__name__ == "do_indent" and args:
-            text, width = str(args[0]), args[1] if len(args) > 1 else kwargs.get("width", 4)
-            allow(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))
-        return function(*args, **kwargs)
-
-    return checked
-
-
-def _values_of(given: Any) -> Iterable[Any]:
-    """What a format may name."""
-    if isinstance(given, dict):
-        return given.values()
-    return given if isinstance(given, (list, tuple)) else (given,)
-
-
-def _trimmed(text: Any, chars: Any = None) -> None:
-    allow_search(str(text), chars)
-
-
-def _linked(_: Any, *args: Any, **kwargs: Any) -> None:
-    for arg in (*args, *kwargs.values()):
-        if isinstance(arg, str) and len(arg) > _LINK_CHARS_MAX:
-            raise SecurityError(f"{len(arg):,} characters in each link; at most {_LINK_CHARS_MAX:,}")
-
-
-def _unique(items: Any, *_: Any, **__: Any) -> None:
-    allow_keys(items)
-
-
-def _json(value: Any, indent: Any = None) -> None:
-    allow_lines(value, indent)
-
-
-_CHECKS: dict[str, Callable[..., None]] = {
-    "trim": _trimmed, "urlize": _linked, "unique": _unique, "tojson": _json
-}  # fmt: skip
-"""What filters would come to, by what they are given."""
-
-
-def _formatted(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def checked(text: Any, *args: Any, **kwargs: Any) -> Any:
-        allow_formatted(text, (each for value in (*args, *kwargs.values()) for each in _values_of(value)))
-        return function(text, *args, **kwargs)
-
-    return checked
-
-
-def _joined(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def checked(eval_ctx: Any, items: Any, d: Any = "", attribute: Any = None) -> Any:
-        allow_join(items, d)
-        return function(eval_ctx, items, d, attribute)
-
-    return checked
-
-
-def _replaced(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def checked(eval_ctx: Any, s: Any, old: Any, new: Any, count: int | None = None) -> Any:
-        allow_replace(str(s), str(old), str(escape(new)))
-        return function(eval_ctx, s, old, new, count)
-
-    return checked

@@ -131,15 +131,11 @@ def _public(path: Path, content: dict[str, Any]) -> PublicKey:
     if not isinstance(public, str) or not is_key(public):
         raise KeyFileError(f"{path}: 'public' isn't a key of 40 characters in Z85")
     workers = content.get("workers", [name] if role == Role.WORKER else [])
-    if not isinstance(workers, list) or not all(map(_is_worker_name, workers)):
+    if not isinstance(workers, list) or not all(isinstance(w, str) and limits.is_name(w) for w in workers):
         raise KeyFileError(f"{path}: 'workers' is a list of worker names")
     if workers and role != Role.WORKER:
         raise KeyFileError(f"{path}: only a worker's key has 'workers'")
     return PublicKey(Role(role), name, public, tuple(workers))
-
-
-def _is_worker_name(name: object) -> bool:
-    return isinstance(name, str) and 0 < len(name) <= limits.NAME_CHARS_MAX and name.isprintable()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], int]:

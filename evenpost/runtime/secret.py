@@ -1,9 +1,15 @@
 """Passwords, tokens and keys, never shown: not by `repr`, an f-string, a log, a trace back or a pickle."""
 
 import hmac
+import re
 from typing import Any, NoReturn, Self
 
 HIDDEN = "***"
+
+
+def without_login(url: str) -> str:
+    """A URL for an error message, without what may be a password in it. It need not be a correct one."""
+    return re.sub(r"(?s)^(\w+://)?.*@", r"\1...@", url)
 
 
 class Secret:

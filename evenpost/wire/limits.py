@@ -54,6 +54,12 @@ HEADERS_MAX = 100
 NAME_CHARS_MAX = 200
 """A name given by a person: campaign, worker, pool, submission id."""
 
+
+def is_name(text: str) -> bool:
+    """Whether it can be the name of a worker or a pool: 1 to NAME_CHARS_MAX printable characters."""
+    return 0 < len(text) <= NAME_CHARS_MAX and text.isprintable()
+
+
 SERVER_CHARS_MAX = 1_000
 """host:port and account of a server."""
 

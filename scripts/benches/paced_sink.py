@@ -14,15 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import cast
 
 from scripts.benches.processes import ROOT, cpu_s
+from scripts.smtp_sink import BYE, EHLO, OK, SinkConnection, standard_input
 
 STAMPED_DOMAIN = "stamped.example"
 """For recipients in this domain the sink keeps when it read RCPT and when it said 250 to the message."""
 _STAMPED = f"@{STAMPED_DOMAIN}>".encode()
-_OK = b"250 2.0.0 Ok\r\n"
-_EHLO = b"250-sink.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
 
 
 @dataclass(slots=True)
@@ -36,79 +34,48 @@ class Seen:
     """Of each recipient in STAMPED_DOMAIN: its RCPT and the 250 to its message."""
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(SinkConnection):
     def __init__(self, seen: Seen, service_s: float) -> None:
+        super().__init__()
         self._seen = seen
         self._service_s = service_s
-        self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray()
-        self._out: list[bytes] = []
-        self._in_data = False
-        self._busy = False
         self._recipient = b""
         self._recipient_at = 0.0
         self._late_s = 0.0
         """What the timer has been late so far: the next message gets it back, so that the mean is exact."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's isn't a subclass
-        self._transport.write(b"220 sink.example ESMTP\r\n")
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        self._advance()
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self._busy = True  # no message of it is finished any more
+        self._is_waiting = True  # no message of it is finished any more
 
-    def _advance(self) -> None:
-        while not self._busy and (self._message() if self._in_data else self._command()):
-            pass
-        if self._out:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
-
-    def _command(self) -> bool:
-        end = self._buffer.find(b"\r\n")
-        if end < 0:
-            return False
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 2]
+    def _command(self, line: bytes) -> None:
         verb = line[:4].upper()
         if verb == b"RCPT":
             self._recipient = line[line.index(b"<") + 1 :] if _STAMPED in line else b""
             self._recipient_at = time.monotonic()
         self._in_data = verb == b"DATA"
-        answers = {b"DATA": b"354 Go on\r\n", b"EHLO": _EHLO, b"QUIT": b"221 2.0.0 Bye\r\n"}
-        self._out.append(answers.get(verb, _OK))
-        return True
+        answers = {b"DATA": b"354 Go on\r\n", b"EHLO": EHLO, b"QUIT": BYE}
+        self._out.append(answers.get(verb, OK))
 
-    def _message(self) -> bool:
-        end = self._buffer.find(b"\r\n.\r\n")
-        if end < 0:
-            return False
-        del self._buffer[: end + 5]
-        self._in_data = False
+    def _message(self, head: bytes) -> None:
         began_at = time.monotonic()
         if not self._service_s:
             self._finish(began_at)
-            return True
-        self._busy = True
+            return
+        self._is_waiting = True
         due_at = began_at + self._service_s - self._late_s
         self._loop.call_later(max(0.0, due_at - began_at), self._finish_late, began_at, due_at)
-        return False
 
     def _finish_late(self, began_at: float, due_at: float) -> None:
         if self._transport.is_closing():
             return
-        self._busy = False
+        self._is_waiting = False
         self._late_s = time.monotonic() - due_at
         self._finish(began_at)
         self._advance()
 
     def _finish(self, began_at: float) -> None:
         seen, now = self._seen, time.monotonic()
-        self._out.append(_OK)
+        self._out.append(OK)
         seen.messages += 1
         seen.service_s += now - began_at
         seen.last_at = now
@@ -165,8 +132,7 @@ async def _serve(service_s: float) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     server = await loop.create_server(lambda: _Connection(seen, service_s), sock=listener)
     print(listener.getsockname()[1], flush=True)
-    lines = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    lines = await standard_input()
     while await lines.readline():
         print(json.dumps(asdict(seen)), flush=True)
     server.close()

@@ -15,12 +15,12 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+
+from scripts.smtp_sink import BYE, EHLO, OK, SinkConnection, standard_input
 
 DOT_SHARE = 0.3
 BOUNCE = b"bounce-"
 """Recipients whose address begins so are refused for good."""
-_EHLO = b"250-sink.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
 _ID = b"\r\nmessage-id:"
 
 
@@ -34,32 +34,13 @@ class Book:
         os.write(self._fd, b"%d\t%s\t%s\n" % (server, message_id, address))
 
 
-class Connection(asyncio.Protocol):
+class Connection(SinkConnection):
     def __init__(self, server: int, book: Book, service_s: float) -> None:
+        super().__init__()
         self._server, self._book = server, book
         self._dot_s = service_s * DOT_SHARE
         self._data_s = service_s - self._dot_s
-        self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray()
-        self._out: list[bytes] = []
-        self._in_data = False
-        self._is_waiting = False
         self._recipient = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's isn't a subclass
-        self._transport.write(b"220 sink.example ESMTP\r\n")
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        self._advance()
-
-    def _advance(self) -> None:
-        while not self._is_waiting and (self._message() if self._in_data else self._command()):
-            pass
-        if self._out and not self._transport.is_closing():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
 
     def _after(self, seconds: float, then: Callable[[], None]) -> None:
         self._is_waiting = True
@@ -71,15 +52,10 @@ class Connection(asyncio.Protocol):
 
         self._loop.call_later(seconds, go_on)
 
-    def _command(self) -> bool:
-        end = self._buffer.find(b"\r\n")
-        if end < 0:
-            return False
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 2]
+    def _command(self, line: bytes) -> None:
         match line[:4].upper():
             case b"EHLO":
-                self._out.append(_EHLO)
+                self._out.append(EHLO)
             case b"RCPT":
                 self._recipient = line[line.index(b"<") + 1 : line.rindex(b">")]
                 if self._recipient.startswith(BOUNCE):
@@ -94,24 +70,16 @@ class Connection(asyncio.Protocol):
                     self._in_data = True
                     self._after(self._data_s, lambda: self._out.append(b"354 Go on\r\n"))
             case b"QUIT":
-                self._out.append(b"221 2.0.0 Bye\r\n")
+                self._out.append(BYE)
             case _:
-                self._out.append(b"250 2.0.0 Ok\r\n")
-        return True
+                self._out.append(OK)
 
-    def _message(self) -> bool:
-        end = self._buffer.find(b"\r\n.\r\n")
-        if end < 0:
-            return False
-        head = bytes(self._buffer[: min(end, 4_096)])
-        del self._buffer[: end + 5]
+    def _message(self, head: bytes) -> None:
         message_id = message_id_of(head)
         # Taken: from here on nothing that happens to the client takes it back.
         self._book.take(self._server, message_id, self._recipient)
         self._recipient = b""
-        self._in_data = False
-        self._after(self._dot_s, lambda: self._out.append(b"250 2.0.0 Ok\r\n"))
-        return False
+        self._after(self._dot_s, lambda: self._out.append(OK))
 
 
 def message_id_of(head: bytes) -> bytes:
@@ -135,9 +103,7 @@ async def _serve(path: Path, servers: int, service_s: float) -> None:
         )
         listening.append(made)
     print(*ports, flush=True)
-    lines = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    await lines.read()
+    await (await standard_input()).read()
     for made in listening:
         made.close()
 

@@ -17,7 +17,6 @@ IMPURE = {
     "select",
 }  # fmt: skip
 LONG_FILES = {
-    "broker/service.py": "the one place where core, sockets and journal meet: a loop and what it calls",
     "worker/session.py": "one state machine: its states and transitions are read together",
     "worker/smtp/protocol.py": "one state machine: its states and transitions are read together",
     "worker/smtp/connection.py": "the shell of that machine: half of it would have to know the other half",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from evenpost.runtime.secret import Secret
+from evenpost.runtime.secret import Secret, without_login
 from worker.smtp.auth import MECHANISMS
 from worker.smtp.pins import parse_pin
 
@@ -124,14 +124,16 @@ class ServerConfig:
                 "that is not a URL such as smtp://HOST:PORT or smtps://USER@HOST (a port has up to 5 digits)"
             ) from None
         if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
-            raise ConfigError(f"{_hidden(url)!r} should look like smtp://HOST:PORT or smtps://USER@HOST")
+            raise ConfigError(
+                f"{without_login(url)!r} should look like smtp://HOST:PORT or smtps://USER@HOST"
+            )
         if parts.password is not None:
             raise ConfigError(
                 "a password in a URL can be read by everybody on this machine: give it in a file "
                 "or in the environment"
             )
         if parts.path not in ("", "/") or parts.fragment:
-            raise ConfigError(f"nothing may follow the port but ?parameters: {_hidden(url)!r}")
+            raise ConfigError(f"nothing may follow the port but ?parameters: {without_login(url)!r}")
         parameters = _parameters(parts.query)
         username = unquote(parts.username or "")
         host = parts.hostname
@@ -200,8 +202,3 @@ def _flag(parameters: dict[str, str], name: str, default: bool) -> bool:
     if value not in ("yes", "no", "true", "false", "1", "0"):
         raise ConfigError(f"{name}={value} should be yes or no")
     return value in ("yes", "true", "1")
-
-
-def _hidden(url: str) -> str:
-    """A URL for an error message, without a password that might be in it."""
-    return re.sub(r"(?s)^(\w+://)?.*@", r"\1...@", url)

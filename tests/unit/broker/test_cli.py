@@ -55,6 +55,12 @@ def test_seconds_are_a_number(option: str) -> None:
     assert code == 2 and f"--{option}" in output
 
 
+@pytest.mark.parametrize("option", ["client-connections-max", "client-recipients-max", "memory-max"])
+def test_counts_are_written_in_digits(option: str, started: list[Settings]) -> None:
+    code, output = run(f"--{option}", "1_000")
+    assert code == 2 and "'1_000' is not a number" in output and not started
+
+
 def test_a_list_for_a_number_is_bad_input_and_no_bug(tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
     file.write_text("[broker]\nheartbeat = [1]\n")

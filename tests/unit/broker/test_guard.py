@@ -131,7 +131,7 @@ def test_what_is_gone_leaves_nothing_behind() -> None:
         made.answered(peer, 1)
         made.left(peer)
     made.refresh({})
-    assert len(made) == 0 and not made._accounts and not made._identities and made.waiting_bytes == 0
+    assert len(made) == 0 and not made._accounts and made.waiting_bytes == 0
 
 
 def test_open_submissions_are_counted_by_identity_until_they_are_committed() -> None:

@@ -10,10 +10,10 @@ from broker.core.message_state import Stored
 from broker.core.state import Phase
 from broker.journal import copying
 from broker.journal.checking import check
-from broker.journal.copying import JournalInUseError, open_alone
+from broker.journal.copying import open_alone
 from broker.journal.replacing import restore, rewrite
 from broker.journal.sqlite import SqliteJournal
-from broker.journal.store import JournalError
+from broker.journal.store import JournalError, JournalInUseError
 from tests.unit.broker.test_sqlite_journal import campaign, fill, sent
 
 
@@ -208,7 +208,7 @@ def test_nobody_gets_in_while_a_journal_is_replaced(
             refused.append(path.name)
         return 0
 
-    monkeypatch.setattr("broker.journal.replacing.flush", flush)
+    monkeypatch.setattr("broker.journal.copying.flush", flush)
     restore(copy, journal.path, force=True)
     rewrite(journal.path)
     assert refused == ["journal.db.part", "journal.db.part"]

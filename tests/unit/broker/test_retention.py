@@ -11,7 +11,7 @@ from broker.core.state import Campaign, Phase
 from broker.journal import compaction
 from broker.journal.group_commit import GroupCommit
 from broker.journal.sqlite import SqliteJournal
-from broker.retention import DAY_MS, LOOK_S, STEP_S, ClockTrust, Retention, compacted_text
+from broker.retention import DAY_MS, LOOK_S, STEP_S, ClockTrust, Retention, compacted_error
 from evenpost.runtime.clock import Now
 from tests.unit.broker.test_sqlite_journal import fill, sent
 
@@ -166,7 +166,7 @@ def test_a_campaign_that_is_gone_is_not_reopened(journal: SqliteJournal) -> None
     journal.reopen(1)
     left = journal.campaign("c1")
     assert left is not None and left.phase is Phase.FINISHED and left.finished_at == OLD
-    assert compacted_text(left) == (
+    assert compacted_error(left).message == (
         "the recipients of campaign c1 were removed on 2026-09-21, 100 days after it ended (--retain-days of "
         "the broker). What is left: 10 sent, of 10"
     )

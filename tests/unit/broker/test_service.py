@@ -42,9 +42,6 @@ def test_who_was_frozen_listens_for_a_heartbeat_before_it_judges_anybody(
         broker._loop()
     finally:
         broker._upkeep.close(Now(clock, WALL))
-        broker._client_gate.close()
-        broker._worker_gate.close()
-        broker._access.close()
-        broker._context.destroy(0)
+        broker._endpoints.close()
         broker._journal.close()
     assert ticks == [100.05, 100.2, 131.1, 131.3]

@@ -1,11 +1,12 @@
 """A template can't get at the process, nor stop it."""
 
+import functools
 import itertools
 import time
 
 import pytest
 
-from evenpost.compose import ComposeError, TemplateError
+from evenpost.compose import ComposeError, TemplateError, growth
 
 ESCAPES = [
     "{{ '{0.__class__.__mro__}'.format(()) }}",  # CVE-2016-10745
@@ -210,6 +211,17 @@ def test_addresses_are_told_apart_in_time(make, header):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("name", sorted(set(growth.FILTER_CHECKS) - {"batch", "slice"}))
+def test_a_list_is_weighed_before_a_filter_turns_it_into_text(make, monkeypatch, name):
+    """`trim` wrote a list of 10^9 items out to see how long it was. (`batch` and `slice` look at nothing.)"""
+    looked_at = []
+    monkeypatch.setitem(growth.FILTER_CHECKS, name, lambda value, *_, **__: looked_at.append(value))
+    nested = functools.reduce(lambda inner, _: [inner], range(101), "x")
+    with pytest.raises(ComposeError, match="lists in lists"):
+        make(text=f"{{{{ name|{name}('a', 'b') }}}}", fields=["name"]).compose(0, "a@b.c", [nested], 0)
+    assert not looked_at
+
+
 def test_a_slow_step_is_stopped_by_the_clock(make, monkeypatch):
     """Whatever the steps misjudge: the processor's time is the last word."""
     now = iter(range(1_000_000))
@@ -232,6 +244,7 @@ def test_a_slow_step_is_stopped_by_the_clock(make, monkeypatch):
         "{{ '{0} and {0}, 50000 {x!r:>40}'.format('a' * 20000, x=1.5) }}{{ '%(x)s %(x)s' % {'x': 7} }}",
         "{{ 'a\tb'.expandtabs(4) }}{{ ' a '|trim }}{{ 'a-b-c'.rsplit('-', 1)[0] }}{{ 'aab'.strip('ab') }}",
         "{{ 'é'.encode('utf-8').decode() }}{{ data|tojson(indent=2) }}{{ [2, 1, 2]|unique|list }}",
+        "{{ 12345678|tojson }}{{ 12345678|round(1) }}{{ [1, 2, 3]|batch(2, 0)|list }}",
         "{{ 'see www.example.com'|urlize(40, target='_blank') }}{{ dict(a=1).a }}{{ 7 // 2 / 3 % 2 }}",
     ],
 )
