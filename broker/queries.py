@@ -7,7 +7,7 @@ from broker.core import views
 from broker.core.dispatcher import Dispatcher
 from broker.core.explain import explanation
 from broker.core.message_state import Stored, index_of
-from broker.core.state import Campaign
+from broker.core.state import Campaign, Phase
 from broker.journal.store import Journal, ReportLine
 from broker.retention import compacted_error
 from evenpost.runtime.clock import Now
@@ -64,6 +64,17 @@ class Queries:
             done(campaign)
         else:
             self._queue.read(lambda: self._journal.campaign(id_), done)
+
+    def cancelled(self, id_: str, answer: Answer, otherwise: Callable[[], None]) -> None:
+        """Answers DONE where the campaign has ended because it was cancelled."""
+
+        def done(campaign: Campaign | None) -> None:
+            if campaign is not None and campaign.phase is Phase.CANCELLED and campaign.finished_at:
+                answer(wire.Done(campaign.counts.get(Stored.CANCELLED, 0)))
+            else:
+                otherwise()
+
+        self._find(id_, done)
 
     def report(self, request: wire.Report, answer: Answer) -> None:
         def done(campaign: Campaign | None) -> None:

@@ -67,6 +67,11 @@ class Questions:
                 case wire.Servers():
                     answer(wire.ServersReply(self._queries.workers(now())))
 
+    def cancelled_before(self, id_: str, answer: Answer, otherwise: Callable[[], None]) -> None:
+        """CANCEL of a campaign that isn't in memory. Where the broker died before its client had the answer,
+        the client asks again: it is cancelled, as it wished."""
+        self._queries.cancelled(id_, answer, otherwise)
+
     def tick(self, now: Now) -> None:
         self._watchers.tick(now)
 

@@ -274,6 +274,9 @@ class Broker:
                 wire.Status() | wire.Watch() | wire.Report() | wire.Trace() | wire.Servers() | wire.Explain()
             ):
                 self._questions.ask(peer, request, message, answer, who.key)
+            case wire.Cancel() if message.campaign not in self._core.state.by_id:
+                otherwise = partial(self._handle, FromClient(peer, request, message))
+                self._questions.cancelled_before(message.campaign, answer, otherwise)
             case _:
                 self._handle(FromClient(peer, request, message))
         return message.TYPE in INTAKE or not self._core.state.batches

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client import Campaign
+from client import Campaign, ClientError
 from tests.integration.cluster import Cluster, newsletter, wait_until
 from tests.servers import EximServer, OpenSmtpdServer, PostfixServer, RecordingServer, Rule, untraced
 
@@ -267,6 +267,9 @@ def test_pause_resume_cancel_drain_ready_and_retry_failed(tmp_path: Path) -> Non
             third = client.submit(newsletter(30)).campaign
             assert client.cancel(third) == 30
             assert client.wait(third).counts == {"cancelled": 30}
+            assert client.cancel(third) == 30, "a client that didn't hear the answer asks again"
+            with pytest.raises(ClientError, match="has ended"):
+                client.cancel(first)
             assert {row.state for row in client.report(third)} == {"cancelled"}
             assert [s.campaign for s in client.status()] == [third, second, first]
             (row, *others) = client.trace("user1@example.com")

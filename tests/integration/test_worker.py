@@ -467,7 +467,7 @@ def test_a_server_that_is_down_is_logged_once_and_its_mail_comes_back(cluster: C
 
 
 def test_revoked_batches_are_dropped_without_a_word(cluster: Cluster, smtp: RecordingServer) -> None:
-    smtp.set_rules([Rule("message", "250 2.0.0 slow", match="r1@*", delay_s=0.5)])
+    smtp.set_rules([Rule("message", "250 2.0.0 slow", match="r1@*", delay_s=2.0)])
     broker = cluster.broker
     cluster.start("--max-connections", "1")
     broker.welcome()
