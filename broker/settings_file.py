@@ -91,7 +91,7 @@ def _group(table: dict[str, Any]) -> DomainGroup:
     connections = table.get("connections", 0)
     if "connections" in table and not (type(connections) is int and 1 <= connections <= CONNECTIONS_MAX):
         raise _TableError(
-            f"'connections': {connections!r} is no whole number from 1 to {CONNECTIONS_MAX}. "
+            f"'connections': {_shown(connections)} is no whole number from 1 to {CONNECTIONS_MAX}. "
             "Leave it out for no limit"
         )
     rate = _text(table, "rate") if "rate" in table else ""
@@ -129,7 +129,7 @@ def _check_keys(table: dict[str, Any], known: Collection[str]) -> None:
 def _text(table: dict[str, Any], key: str) -> str:
     value = table[key]
     if not isinstance(value, str):
-        raise _TableError(f"{key!r} takes a text in quotes, not {value!r}")
+        raise _TableError(f"{key!r} takes a text in quotes, not {_shown(value)}")
     return value
 
 
@@ -147,7 +147,9 @@ def _texts(table: dict[str, Any], key: str, convert: Callable[[str], str]) -> li
     if isinstance(values, str):
         values = [values]
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise _TableError(f'{key!r} takes a list of domains, such as {key} = ["example.com"], not {values!r}')
+        raise _TableError(
+            f'{key!r} takes a list of domains, such as {key} = ["example.com"], not {_shown(values)}'
+        )
     return [_word(value, key, convert) for value in values]
 
 
@@ -170,3 +172,10 @@ def _domain(text: str) -> str:
     if len(ascii_) > _DOMAIN_CHARS_MAX or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError(f"{text!r} is no domain.{hint}")
     return ascii_
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python doesn't print every number: a hexadecimal one can be as long as it likes
+        return "a number of thousands of digits"
