@@ -1,5 +1,9 @@
 """Copies of a journal, and other files in its place."""
 
+import os
+import random
+import signal
+import time
 from pathlib import Path
 
 import apsw
@@ -228,3 +232,33 @@ def test_an_older_journal_shrinks_once_it_was_rewritten(tmp_path: Path) -> None:
     assert after < before * 0.8 and path.stat().st_size == after
     journal = SqliteJournal(path)
     assert journal._db.pragma("auto_vacuum") == 2 and journal._db.pragma("freelist_count") == 0
+
+
+def test_a_rewrite_that_is_killed_at_any_moment_leaves_a_whole_journal(
+    journal: SqliteJournal, tmp_path: Path
+) -> None:
+    """As `evenpost-broker compact` under `kill -9`: the old journal or the new one, with all its messages."""
+    fill(journal, 1, [f"user{n}@example.com" for n in range(20_000)])
+    path = journal.path
+    journal.close()
+    whole = path.read_bytes()
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    killed = 0
+    for _ in range(25):
+        path.write_bytes(whole)
+        child = os.fork()
+        if child == 0:  # it must not come back to pytest, whatever happens
+            try:
+                rewrite(path)
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.0, 0.06))  # where it is by then is chance, and that is the point
+        os.kill(child, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        found = check(path)
+        assert found.problems == [], found.problems
+        assert [c.rows for c in found.campaigns] == [20_000]
+        SqliteJournal(path).close()
+    assert killed, "it was always done sooner"
