@@ -44,11 +44,7 @@ class Questions:
 
     def ask(self, peer: bytes, request: int, question: Question, answer: Answer, key: str = "") -> None:
         """`key`: the asker's, whose watches end when it is revoked."""
-        if refusal := self._refusal(peer, question):
-            if self._guard.may_answer(peer, now().mono):
-                answer(wire.Error(Code.BUSY, refusal))
-            else:  # to tell a flooder would cost more than to hear it
-                self._guard.answered(peer, request)
+        if self._is_refused(peer, request, isinstance(question, _PAGES), answer):
             return
         with self.asking(peer):
             match question:
@@ -67,10 +63,14 @@ class Questions:
                 case wire.Servers():
                     answer(wire.ServersReply(self._queries.workers(now())))
 
-    def cancelled_before(self, id_: str, answer: Answer, otherwise: Callable[[], None]) -> None:
+    def cancelled_before(
+        self, peer: bytes, request: int, id_: str, answer: Answer, otherwise: Callable[[], None]
+    ) -> None:
         """CANCEL of a campaign that isn't in memory. Where the broker died before its client had the answer,
-        the client asks again: it is cancelled, as it wished."""
-        self._queries.cancelled(id_, answer, otherwise)
+        the client asks again: it is cancelled, as it wished. The journal is asked, so it is a question."""
+        if not self._is_refused(peer, request, False, answer):
+            with self.asking(peer):
+                self._queries.cancelled(id_, answer, otherwise)
 
     def tick(self, now: Now) -> None:
         self._watchers.tick(now)
@@ -112,8 +112,17 @@ class Questions:
     def _may_ask(self, peer: bytes) -> bool:
         return self._guard.may_ask(peer, now().mono, contended=bool(self._state.batches))
 
-    def _refusal(self, peer: bytes, question: Question) -> str:
-        most = PAGES_MAX if (pages := isinstance(question, _PAGES)) else STATUSES_MAX
+    def _is_refused(self, peer: bytes, request: int, pages: bool, answer: Answer) -> bool:
+        if not (refusal := self._refusal(peer, pages)):
+            return False
+        if self._guard.may_answer(peer, now().mono):
+            answer(wire.Error(Code.BUSY, refusal))
+        else:  # to tell a flooder would cost more than to hear it
+            self._guard.answered(peer, request)
+        return True
+
+    def _refusal(self, peer: bytes, pages: bool) -> str:
+        most = PAGES_MAX if pages else STATUSES_MAX
         if self._open.get((peer, pages), 0) >= most:
             return f"{most} of your questions are open: wait"
         if not self._may_ask(peer):

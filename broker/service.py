@@ -146,6 +146,7 @@ class Broker:
         clients, workers = self._endpoints.names()
         if not self._access.prove(clients, workers):
             self._endpoints.close()
+            self._journal.close()
             return EXIT_OPEN
         self._log_started(
             "broker.started",
@@ -276,7 +277,7 @@ class Broker:
                 self._questions.ask(peer, request, message, answer, who.key)
             case wire.Cancel() if message.campaign not in self._core.state.by_id:
                 otherwise = partial(self._handle, FromClient(peer, request, message))
-                self._questions.cancelled_before(message.campaign, answer, otherwise)
+                self._questions.cancelled_before(peer, request, message.campaign, answer, otherwise)
             case _:
                 self._handle(FromClient(peer, request, message))
         return message.TYPE in INTAKE or not self._core.state.batches

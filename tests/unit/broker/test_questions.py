@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from broker.guard import ANSWERS_PER_S, Guard, Limits
 from broker.questions import Questions
 from evenpost.runtime.clock import now
@@ -12,7 +14,9 @@ PEER = b"peer"
 ASKED = 5_000
 
 
-def test_a_flood_of_questions_is_refused_in_silence_and_holds_nothing() -> None:
+@pytest.mark.parametrize("cancels", [False, True])
+def test_a_flood_of_questions_is_refused_in_silence_and_holds_nothing(cancels: bool) -> None:
+    """A CANCEL of a campaign that isn't in memory is a question to the journal, too."""
     guard = Guard(Limits())
     guard.came(PEER, "key", now().mono)
     core = SimpleNamespace(state=SimpleNamespace(batches={1: "mail is going out"}))
@@ -26,7 +30,10 @@ def test_a_flood_of_questions_is_refused_in_silence_and_holds_nothing() -> None:
             guard.answered(PEER, request)
             told.append(reply)
 
-        questions.ask(PEER, request, wire.Status(campaign="c"), answer)
+        if cancels:
+            questions.cancelled_before(PEER, request, "c", answer, lambda: None)
+        else:
+            questions.ask(PEER, request, wire.Status(campaign="c"), answer)
     assert ANSWERS_PER_S <= len(told) < ASKED / 10
     assert all(isinstance(reply, wire.Error) and reply.code == "busy" for reply in told)
     assert guard.waiting_bytes == 0
