@@ -3,6 +3,8 @@
 import time
 from datetime import UTC, datetime
 
+_DAY_S = 86_400
+
 
 def local_time(at_ms: int | None) -> str:
     """ "2026-05-01 14:05:10", or nothing."""
@@ -43,7 +45,9 @@ def expected(at_ms: int | None) -> str:
     left_s = at_ms / 1000 - time.time()
     if left_s < 1:
         return "any moment"
-    return f"about {clock_time(at_ms, seconds=False)}, in {_roughly(left_s)}"
+    # Within a day "in 2 h" says which 00:05 is meant; the date would be too much for a line of 80 columns.
+    at = local_time(at_ms)[11:16] if left_s < _DAY_S else clock_time(at_ms, seconds=False)
+    return f"about {at}, in {_roughly(left_s)}"
 
 
 def _roughly(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """What people and spreadsheets get to see."""
 
 import io
+import re
 import time
 
 import pytest
@@ -115,6 +116,8 @@ def test_what_is_foreseen_is_told_no_more_exactly_than_anybody_can() -> None:
     for seconds, words in ((40.2, "in 40 s"), (3 * 3600 + 61, "in 3 h 1 min"), (3 * 3600 + 5, "in 3 h"),
                            (86_400 * 3 + 60, "in 3 days")):  # fmt: skip
         assert output_times.expected(in_ms(seconds)).endswith(words)
+    for hours in range(1, 24):  # whatever time it is: past midnight too
+        assert re.fullmatch(r"about \d\d:\d\d, in \d+ h", output_times.expected(in_ms(3600 * hours + 1)))
     assert output_times.expected(in_ms(86_400 * 3)).startswith("about 20"), "another day has its date"
     assert output_times.expected(in_ms(-5)) == "any moment" and output_times.expected(None) == ""
 
