@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from evenpost.wire import limits
 from worker.outcome_rows import OutcomeRow, Rows
 
-OUTCOMES_IN_FLIGHT_MAX = 8
-"""OUTCOMES ahead of their confirmation: hides the broker's flush; while that is slow, rows gather."""
+OUTCOMES_IN_FLIGHT_MAX = 64
+"""OUTCOMES ahead of their confirmation. The broker confirms those of 0.1 s together, and a batch that has ended
+waits for its next one until that is told: towards the end of a campaign many short ones end in that time."""
+ROWS_IN_FLIGHT_MAX = 8 * limits.OUTCOMES_ROWS_MAX
+"""The same in rows: while the broker's disk is slow they gather here, not in the broker's memory."""
 INTERVAL_S = 0.02
 """A batch that lasts longer reports what it has this often. What isn't reported when a worker freezes, or
 dies together with its disk, is sent again: so this is short, and costs one small message each time."""
@@ -60,13 +63,20 @@ class Reporter:
 
     def due_at(self) -> float:
         """When `take` is due: now where in the past, never where infinite."""
-        if len(self._in_flight) >= OUTCOMES_IN_FLIGHT_MAX:
+        if self._is_full:
             return self._heard_at + CONFIRM_TIMEOUT_S
         unsent = self._position < self._rows.next and len(self._rows) > 0
         if self._ended or self._done or (self._hurry and unsent):
             return float("-inf")
         due = self._heard_at + CONFIRM_TIMEOUT_S if self._in_flight else float("inf")
         return min(due, self._taken_at + INTERVAL_S) if unsent else due
+
+    @property
+    def _is_full(self) -> bool:
+        in_flight = self._in_flight
+        if len(in_flight) < OUTCOMES_IN_FLIGHT_MAX:
+            return bool(in_flight) and self._position - in_flight[0].first >= ROWS_IN_FLIGHT_MAX
+        return True
 
     def take(self, now: float) -> list[Report]:
         """What is to be told now. The log must have been flushed."""
@@ -78,7 +88,7 @@ class Reporter:
         if self._in_flight and now >= self._heard_at + CONFIRM_TIMEOUT_S:
             self.restart(now)
         reports: list[Report] = []
-        while len(self._in_flight) < OUTCOMES_IN_FLIGHT_MAX:
+        while not self._is_full:
             first, rows = self._rows.read(self._position, limits.OUTCOMES_ROWS_MAX)
             upto = first + len(rows)
             done: list[int] = []
