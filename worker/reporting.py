@@ -11,8 +11,8 @@ from evenpost.wire import limits
 from worker.outcome_rows import OutcomeRow, Rows
 
 OUTCOMES_IN_FLIGHT_MAX = 64
-"""OUTCOMES ahead of their confirmation. The broker confirms those of 0.1 s together, and a batch that has ended
-waits for its next one until that is told: towards the end of a campaign many short ones end in that time."""
+"""OUTCOMES ahead of their confirmation. The broker confirms those of 0.1 s together, and a connection whose
+batch has ended stands idle until that is told: towards a campaign's end many short ones end in that time."""
 ROWS_IN_FLIGHT_MAX = 8 * limits.OUTCOMES_ROWS_MAX
 """The same in rows: while the broker's disk is slow they gather here, not in the broker's memory."""
 INTERVAL_S = 0.02
