@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import msgspec
+
 JUMP_S = 1.0
 """What the wall clock may have moved by since it was last read to be followed without a word: NTP slews by at
 most 0.5 ms a second."""
@@ -19,8 +21,8 @@ LOOKED_AT_EVERY_S = 0.02
 """The system's wall clock is compared with ours this often: a reading is taken twice a message."""
 
 
-class Now(NamedTuple):
-    """One reading of both clocks."""
+class Now(msgspec.Struct, frozen=True, gc=False):
+    """One reading of both clocks. A struct: made twice a message, a fifth of what a NamedTuple takes."""
 
     mono: float
     """Seconds on a clock that never jumps: leases, heartbeats, back-off."""

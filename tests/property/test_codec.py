@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import msgpack
 import msgspec
 import pytest
 from hypothesis import given
@@ -185,3 +186,22 @@ def test_what_an_error_quotes_is_short_and_printable() -> None:
     with pytest.raises(WireError) as refused:
         codec.decode_body(wire.Type.PAUSE, codec.pack({"campaign": "c", field: 1}))
     assert len(refused.value.message) < 400 and refused.value.message.isprintable()
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=300)
+    | st.binary(max_size=300),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(), inner, max_size=20),
+    max_leaves=30,
+)
+
+
+@given(plain)
+def test_packing_gives_the_bytes_of_msgpack(value: object) -> None:
+    """A submission is known again by a digest of packed bytes, whichever release packed them."""
+    assert codec.pack(value) == msgpack.packb(value)
+    assert codec.pack((value, 1)) == msgpack.packb([value, 1])
