@@ -1,7 +1,7 @@
 """Bytes to structs and back.
 
 A message is two frames: a header of 12 bytes and a body in msgpack. Version, type and length are checked
-before the body is looked at. msgspec packs plain values, in the very bytes that msgpack makes of them and four
+before the body is looked at. msgspec packs plain values, in the very bytes of msgpack and four
 times as fast; it unpacks what came straight into typed structs and says exactly what is wrong where it can't.
 msgpack unpacks what has no type. In two steps (all of it to plain values, then to structs) 9 MB of empty
 arrays held the broker up for three seconds and took 500 MB before they were refused.
