@@ -57,6 +57,7 @@ command(
     throughput.measure,
     number("--messages", 100_000, "Messages a round and contestant."),
     number("--rounds", 3, "Rounds; the median counts."),
+    number("--workers", 1, "Workers that share the 16 connections."),
     click.option("--curve", is_flag=True, help="What CURVE costs, instead: with keys against without."),
 )
 command(
