@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.benches.usage import Cost
+
+STRANGERS_MAX = 0.15
+"""Cores that others on this machine may use without being told of."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ def show(result: Result, as_json: bool, check: bool) -> int:
         if result.costs:
             columns = [f"CPU, us {result.unit}", "median", "least", "most", "peak RSS, MB"]
             _print_table("", columns, [row for cost in result.costs for row in cost.rows()])
+            strangers = statistics.median(each for cost in result.costs for each in cost.strangers)
+            if strangers > STRANGERS_MAX:
+                print(f"Others on this machine used {strangers:.1f} cores meanwhile: it could do more alone.")
         for note in result.notes:
             print(note)
         for bar in result.bars if check else []:

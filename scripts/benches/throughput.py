@@ -21,8 +21,8 @@ def measure(messages: int, rounds: int, workers: int, curve: bool) -> Result:
 
     Evenpost: one broker with its journal flushed to disk, one worker with 16 connections (or --workers that
     share them), Jinja2 in HTML and text, 5 KB a message; timed from the submission's first byte to the last
-    outcome. smtp-source: -d -s 16 -l 5000, which has no queue, no templates and no list. CPU is each process's
-    own, the submission included. With --curve: Evenpost with keys against Evenpost without, instead.
+    outcome. smtp-source: -d -s 16 -l 5000, which has no queue, no templates and no list. CPU counts the
+    submission too. With --curve: Evenpost with keys against Evenpost without, instead.
     """
     if curve:
         return cost_of_curve.measure(messages, rounds)
@@ -75,7 +75,7 @@ def measure(messages: int, rounds: int, workers: int, curve: bool) -> Result:
             Bar("worker CPU a message, us", worker_us, WORKER_US_MAX, False),
         ],
         [
-            f"{size:,} bytes a message. Of each round, the submission took {Spread.of(submits).median:.2f} s.",
+            f"{size:,} bytes a message. The submission took {Spread.of(submits).median:.2f} s of each round.",
         ],
         [ours, theirs],
     )

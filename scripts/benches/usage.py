@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -110,21 +110,25 @@ class Cost:
     """Of each process, microseconds of CPU a message, round by round."""
     rss_mb: dict[str, float] = field(default_factory=dict)
     """Of each process, the most it has had in memory; of several with one name, the sum."""
+    strangers: list[float] = field(default_factory=list)
+    """Cores that none of these processes used, but somebody on this machine, round by round."""
 
     @contextmanager
     def round(self, messages: int, pids: Mapping[str, int | Sequence[int]]) -> Iterator["Round"]:
         """One round: `pids` are the processes that run all through it, children included, by name."""
         named = {name: [given] if isinstance(given, int) else given for name, given in pids.items()}
-        before = _cpu(named)
+        before, busy_s = _cpu(named), _busy_s()
         found = Round(messages, {})
         began = time.monotonic()
         yield found
-        found.seconds = found.seconds or time.monotonic() - began
-        after = _cpu(named)
+        whole_s = time.monotonic() - began
+        found.seconds = found.seconds or whole_s
+        after, busy_s = _cpu(named), _busy_s() - busy_s
         self.seconds.append(found.seconds)
         self.per_s.append(found.messages / found.seconds)
         used_s = {name: after[name] - before[name] for name in named}
         used_s |= {name: ended.cpu_s for name, ended in found.ended.items()}
+        self.strangers.append(max(0.0, busy_s - sum(used_s.values())) / whole_s)
         for name, seconds in used_s.items():
             self.cpu_us.setdefault(name, []).append(seconds / found.messages * 1e6)
         peaks = {
@@ -149,7 +153,12 @@ class Cost:
 
     def figures(self) -> dict[str, object]:
         """For JSON."""
-        return {"per_s": self.per_s, "cpu_us": self.cpu_us, "rss_mb": self.rss_mb}
+        return {
+            "per_s": self.per_s,
+            "cpu_us": self.cpu_us,
+            "rss_mb": self.rss_mb,
+            "strangers_cores": self.strangers,
+        }
 
 
 @dataclass
@@ -162,6 +171,11 @@ class Round:
     """What it took, where that isn't all of the round."""
 
 
+def _busy_s() -> float:
+    """CPU that all processes of this machine have used so far."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+
+
 def _cpu(named: Mapping[str, Sequence[int]]) -> dict[str, float]:
     return {name: sum(tree_cpu_s(pid) for pid in pids) for name, pids in named.items()}
-
