@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -12,6 +13,7 @@ from scripts.benches import (
     hostile,
     latency,
     pressure,
+    profile,
     queue,
     restart,
     submit,
@@ -57,7 +59,20 @@ command(
     throughput.measure,
     number("--messages", 100_000, "Messages a round and contestant."),
     number("--rounds", 3, "Rounds; the median counts."),
+    number("--workers", 1, "Workers that share the 16 connections."),
     click.option("--curve", is_flag=True, help="What CURVE costs, instead: with keys against without."),
+)
+command(
+    "profile",
+    profile.measure,
+    number("--messages", 200_000, "Messages under the sampler."),
+    click.option(
+        "--folder",
+        type=click.Path(file_okay=False, path_type=Path),
+        default="profile",
+        show_default=True,
+        help="Where flame graphs and stacks go.",
+    ),
 )
 command(
     "queue",

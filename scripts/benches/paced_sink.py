@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 
-from scripts.benches.processes import ROOT, cpu_s
+from scripts.benches.processes import ROOT
+from scripts.benches.usage import cpu_s
 from scripts.smtp_sink import BYE, EHLO, OK, SinkConnection, standard_input
 
 STAMPED_DOMAIN = "stamped.example"
@@ -95,8 +96,12 @@ class PacedSink:
         self.port = int(self._read())
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def cpu_s(self) -> float:
-        return cpu_s(self._process.pid)
+        return cpu_s(self.pid)
 
     def seen(self) -> Seen:
         assert self._process.stdin is not None

@@ -1,4 +1,4 @@
-"""Processes under measurement: a sink, a broker, a worker; their CPU and memory as the kernel counts them."""
+"""Processes under measurement: a sink, a broker, workers, and what they send."""
 
 import os
 import shutil
@@ -17,10 +17,10 @@ import click
 from client import Campaign, Client
 from evenpost.runtime.curve import Role, SecretKey, new_key
 from evenpost.runtime.curve_files import write_new
+from scripts.benches.usage import cpu_s, memory_mb
 from tests.servers.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def tool(name: str) -> str:
@@ -29,12 +29,6 @@ def tool(name: str) -> str:
     if not found:
         raise click.ClickException(f"{name} is missing: apt-get install postfix")
     return found
-
-
-def cpu_s(pid: int) -> float:
-    """A process's user and system time so far."""
-    stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(stat[11]) + int(stat[12])) / _TICKS_A_SECOND
 
 
 class Process:
@@ -48,22 +42,23 @@ class Process:
             )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def cpu_s(self) -> float:
-        return cpu_s(self._process.pid)
+        return cpu_s(self.pid)
 
     @property
     def rss_mb(self) -> float:
-        return self._memory_mb("VmRSS")
+        return memory_mb(self.pid, "VmRSS")
 
     @property
     def peak_rss_mb(self) -> float:
-        return self._memory_mb("VmHWM")
+        return memory_mb(self.pid, "VmHWM")
 
-    def _memory_mb(self, name: str) -> float:
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) / 1024
-        return 0.0
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         self._process.kill()
@@ -81,7 +76,14 @@ class Process:
 
 @contextmanager
 def sink() -> Iterator[int]:
-    """Debian's smtp-sink on a free port."""
+    """Debian's smtp-sink: its port."""
+    with smtp_sink() as (port, _):
+        yield port
+
+
+@contextmanager
+def smtp_sink() -> Iterator[tuple[int, Process]]:
+    """Debian's smtp-sink on a free port, and its process."""
     port = free_port()
     command = [tool("smtp-sink"), f"127.0.0.1:{port}", "1024"]
     if os.geteuid() == 0:  # it insists on being someone else
@@ -91,7 +93,7 @@ def sink() -> Iterator[int]:
         process = Process(command, Path(folder), "sink")
         try:
             wait_for_port(port)
-            yield port
+            yield port, process
         finally:
             process.stop()
 
@@ -125,7 +127,7 @@ def worker_keys(number: int, curve: bool) -> list[str]:
 
 
 class Cluster:
-    """A broker with its journal on disk, a worker for each SMTP port, and a client."""
+    """A broker with its journal on disk, a worker for each SMTP port, and a client in this process."""
 
     def __init__(
         self,
@@ -134,8 +136,10 @@ class Cluster:
         connections: int = 16,
         broker: tuple[str, ...] = (),
         curve: bool = False,
+        worker: tuple[str, ...] = (),
+        worker_options: tuple[str, ...] = ("--tls", "none"),
     ) -> None:
-        """`broker`: the arguments that start one, `-m broker` if none are given."""
+        """`broker`, `worker`: the arguments that start one, `-m broker` and `-m worker` if none are given."""
         clients, workers = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
         self.clients, self.worker_endpoint = clients, workers
         quiet = ["--log-level", "warning"]
@@ -149,9 +153,9 @@ class Cluster:
         self.start_broker()
         self.workers = [
             Process(
-                [sys.executable, "-m", "worker", "--broker", workers, "--smtp", f"smtp://127.0.0.1:{port}",
-                 "--tls", "none", "--name", f"w{n}", "--max-connections", str(connections),
-                 *worker_keys(n, curve), *quiet],
+                [sys.executable, *(worker or ("-m", "worker")), "--broker", workers,
+                 "--smtp", f"smtp://127.0.0.1:{port}", "--name", f"w{n}",
+                 "--max-connections", str(connections), *worker_options, *worker_keys(n, curve), *quiet],
                 folder, f"w{n}",
             )
             for n, port in enumerate(smtp_ports)
@@ -163,6 +167,15 @@ class Cluster:
             if time.monotonic() > end:
                 raise click.ClickException("the workers didn't come up")
             time.sleep(0.05)
+
+    @property
+    def pids(self) -> dict[str, int | list[int]]:
+        """For a round of a Cost: broker, workers, and the client, which is this process."""
+        return {
+            "broker": self.broker.pid,
+            "worker" if len(self.workers) == 1 else "workers": [each.pid for each in self.workers],
+            "client": os.getpid(),
+        }
 
     def start_broker(self) -> None:
         self.broker = Process(self._broker_command, self.folder, "broker")
@@ -181,13 +194,15 @@ def cluster(
     *,
     curve: bool = False,
     prepare: Callable[[Path], None] | None = None,
+    worker: tuple[str, ...] = (),
+    worker_options: tuple[str, ...] = ("--tls", "none"),
 ) -> Iterator[Cluster]:
     """`prepare` is called with the folder of the journal before the broker starts."""
     # Under the checkout, not in /tmp: that may be memory, and a journal belongs on a disk.
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".bench-") as folder:
         if prepare is not None:
             prepare(Path(folder))
-        made = Cluster(Path(folder), smtp_ports, connections, broker, curve)
+        made = Cluster(Path(folder), smtp_ports, connections, broker, curve, worker, worker_options)
         try:
             yield made
         finally:

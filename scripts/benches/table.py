@@ -3,12 +3,18 @@
 import json
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from scripts.benches.usage import Cost
+
+STRANGERS_MAX = 0.15
+"""Cores that others on this machine may use without being told of."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,10 @@ class Result:
     figures: dict[str, Any]
     bars: list[Bar] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+    """What each contestant's processes used: a table of its own, and `costs` in the JSON."""
+    unit: str = "a message"
+    """What the CPU of the costs is counted by."""
 
 
 def machine() -> str:
@@ -50,16 +60,28 @@ def show(result: Result, as_json: bool, check: bool) -> int:
     """Prints it; the exit status: 1 where `check` finds a missed bar."""
     if as_json:
         bars = [{"name": b.name, "value": b.value, "limit": b.limit, "held": b.held} for b in result.bars]
-        print(json.dumps({"bench": result.name, "machine": machine(), **result.figures, "bars": bars}))
+        costs = {"costs": {cost.name: cost.figures() for cost in result.costs}} if result.costs else {}
+        found = {"bench": result.name, "machine": machine(), **result.figures, **costs, "bars": bars}
+        print(json.dumps(found))
     else:
-        table = Table(title=f"{result.name} ({machine()})", title_justify="left")
-        for number, column in enumerate(result.columns):
-            table.add_column(column, justify="left" if number == 0 else "right")
-        for row in result.rows:
-            table.add_row(*(f"{v:,.1f}" if isinstance(v, float) else str(v) for v in row))
-        Console().print(table)
+        _print_table(f"{result.name} ({machine()})", result.columns, result.rows)
+        if result.costs:
+            columns = [f"CPU, us {result.unit}", "median", "least", "most", "peak RSS, MB"]
+            _print_table("", columns, [row for cost in result.costs for row in cost.rows()])
+            strangers = statistics.median(each for cost in result.costs for each in cost.strangers)
+            if strangers > STRANGERS_MAX:
+                print(f"Others on this machine used {strangers:.1f} cores meanwhile: it could do more alone.")
         for note in result.notes:
             print(note)
         for bar in result.bars if check else []:
             print(bar)
     return 1 if check and not all(bar.held for bar in result.bars) else 0
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(title=title or None, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*(f"{v:,.1f}" if isinstance(v, float) else str(v) for v in row))
+    Console().print(table)

@@ -1,78 +1,87 @@
 """How fast messages leave: Evenpost and Postfix's own load generator into the same sink, in turn."""
 
-import statistics
-import subprocess
 import time
+
+import click
 
 from client import Campaign
 from scripts.benches import curve as cost_of_curve
-from scripts.benches.processes import Cluster, cluster, message_bytes, newsletter, sink, tool
+from scripts.benches.processes import Cluster, cluster, message_bytes, newsletter, smtp_sink, tool
 from scripts.benches.table import Bar, Result
+from scripts.benches.usage import Cost, Spread, run
 
 CONNECTIONS = 16
+RATIO_MIN = 1.5
+BROKER_US_MAX = 8
+WORKER_US_MAX = 45
 
 
-def measure(messages: int, rounds: int, curve: bool) -> Result:
+def measure(messages: int, rounds: int, workers: int, curve: bool) -> Result:
     """Evenpost and smtp-source into the same smtp-sink, alternating.
 
-    Evenpost: one broker with its journal flushed to disk, one worker with 16 connections, Jinja2 in HTML and
-    text, 5 KB a message; timed from the submission's first byte to the last outcome. smtp-source: -d -s 16
-    -l 5000, which has no queue, no templates and no list. With --curve: Evenpost with keys against Evenpost
-    without, instead.
+    Evenpost: one broker with its journal flushed to disk, one worker with 16 connections (or --workers that
+    share them), Jinja2 in HTML and text, 5 KB a message; timed from the submission's first byte to the last
+    outcome. smtp-source: -d -s 16 -l 5000, which has no queue, no templates and no list. CPU counts the
+    submission too. With --curve: Evenpost with keys against Evenpost without, instead.
     """
     if curve:
         return cost_of_curve.measure(messages, rounds)
-    ours, theirs, submits = [], [], []
+    if CONNECTIONS % workers:
+        raise click.UsageError(f"{workers} workers can't share {CONNECTIONS} connections evenly")
+    ours, theirs = Cost("Evenpost"), Cost("smtp-source")
+    submits = []
     campaign = newsletter(messages)
-    with sink() as port, cluster([port], CONNECTIONS) as made:
-        _send(made, newsletter(2_000))  # warm up: imports, connections, pace
-        broker_s, worker_s = made.broker.cpu_s, made.workers[0].cpu_s
+    with smtp_sink() as (port, sink), cluster([port] * workers, CONNECTIONS // workers) as made:
+        send(made, newsletter(2_000))  # warm up: imports, connections, pace
         for _ in range(rounds):
-            began = time.monotonic()
-            submits.append(_send(made, campaign))
-            ours.append(messages / (time.monotonic() - began))
-            theirs.append(_smtp_source(port, messages))
-        broker_us = (made.broker.cpu_s - broker_s) / (messages * rounds) * 1e6
-        worker_us = (made.workers[0].cpu_s - worker_s) / (messages * rounds) * 1e6
-        broker_mb, worker_mb = made.broker.peak_rss_mb, made.workers[0].peak_rss_mb
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    ratio = statistics.median(ratios)
+            with ours.round(messages, made.pids | {"sink": sink.pid}):
+                submits.append(send(made, campaign))
+            with theirs.round(messages, {"sink": sink.pid}) as their:
+                their.ended["smtp-source"] = run(smtp_source(port, messages))
+    ratios = [a / b for a, b in zip(ours.per_s, theirs.per_s, strict=True)]
+    ratio = Spread.of(ratios)
+    worker = "worker" if workers == 1 else "workers"
+    broker_us, worker_us = ours.us("broker"), ours.us(worker)
     size = message_bytes(campaign)
+    speeds = {
+        "Evenpost, journal flushed, templates": Spread.of(ours.per_s),
+        "smtp-source -d -s 16 -l 5000": Spread.of(theirs.per_s),
+    }
     return Result(
         "throughput",
-        ["", "messages/s (median)", "least", "most"],
+        ["messages/s", "median", "least", "most"],
         [
-            ["Evenpost, journal flushed, templates", statistics.median(ours), min(ours), max(ours)],
-            ["smtp-source -d -s 16 -l 5000", statistics.median(theirs), min(theirs), max(theirs)],
-            ["ratio, round by round", f"{ratio:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}"],
+            *([name, spread.median, spread.least, spread.most] for name, spread in speeds.items()),
+            ["ratio, round by round", f"{ratio.median:.2f}", f"{ratio.least:.2f}", f"{ratio.most:.2f}"],
         ],
         {
             "messages": messages,
             "rounds": rounds,
+            "workers": workers,
             "message_bytes": size,
-            "evenpost_per_s": ours,
-            "smtp_source_per_s": theirs,
-            "ratio": ratio,
+            "evenpost_per_s": ours.per_s,
+            "smtp_source_per_s": theirs.per_s,
+            "ratio": ratio.median,
             "ratios": ratios,
             "broker_cpu_us": broker_us,
             "worker_cpu_us": worker_us,
-            "broker_rss_mb": broker_mb,
-            "worker_rss_mb": worker_mb,
+            "broker_rss_mb": ours.rss_mb["broker"],
+            "worker_rss_mb": ours.rss_mb[worker],
             "submit_s": submits,
         },
         [
-            Bar("Evenpost / smtp-source", ratio, 1.0, True),
-            Bar("broker CPU a message, us", broker_us, 15, False),
+            Bar("Evenpost / smtp-source", ratio.median, RATIO_MIN, True),
+            Bar("broker CPU a message, us", broker_us, BROKER_US_MAX, False),
+            Bar("worker CPU a message, us", worker_us, WORKER_US_MAX, False),
         ],
         [
-            f"CPU a message: broker {broker_us:.1f} us, worker {worker_us:.1f} us, submission included.",
-            f"Peak memory: broker {broker_mb:.0f} MB, worker {worker_mb:.0f} MB; {size:,} bytes a message.",
-            f"Of each round, the submission took {statistics.median(submits):.2f} s (median).",
+            f"{size:,} bytes a message. The submission took {Spread.of(submits).median:.2f} s of each round.",
         ],
+        [ours, theirs],
     )
 
 
-def _send(made: Cluster, campaign: Campaign) -> float:
+def send(made: Cluster, campaign: Campaign) -> float:
     """Sends all of it; the seconds that the submission took."""
     began = time.monotonic()
     receipt = made.client.submit(campaign)
@@ -82,8 +91,6 @@ def _send(made: Cluster, campaign: Campaign) -> float:
     return submitted
 
 
-def _smtp_source(port: int, messages: int) -> float:
-    command = [tool("smtp-source"), "-d", "-s", str(CONNECTIONS), "-l", "5000", "-m", str(messages)]
-    began = time.monotonic()
-    subprocess.run([*command, f"127.0.0.1:{port}"], check=True)
-    return messages / (time.monotonic() - began)
+def smtp_source(port: int, messages: int) -> list[str]:
+    sessions = ["-s", str(CONNECTIONS), "-l", "5000", "-m", str(messages)]
+    return [tool("smtp-source"), "-d", *sessions, f"127.0.0.1:{port}"]

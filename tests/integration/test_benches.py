@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -22,26 +23,63 @@ BENCHES = {
     "latency": (["--samples", "10"], {"idle_ms", "bulk_ms", "bulk_busy", "flush_ms"}),
     "balance": (["--messages", "1000"], {"makespan_s", "ideal_s", "ratio", "taken", "cpu"}),
     "dispatch": (["--messages", "20000"], {"us_10", "us_100", "us_1000"}),
-    "throughput": (["--messages", "500", "--rounds", "1"], {"ratio", "broker_cpu_us", "worker_cpu_us"}),
+    "throughput": (
+        ["--messages", "500", "--rounds", "2", "--workers", "2"],
+        {"ratio", "broker_cpu_us", "worker_cpu_us", "costs"},
+    ),
     "submit": (["--recipients", "2000"], {"rate", "client_rss_mb"}),
     "restart": (["--messages", "20000"], {"seconds", "filled_s"}),
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
 """All but queue, whose measurement takes ten seconds however few messages it has; pressure is below."""
-NEED_POSTFIX = {"throughput", "submit"}
+NEED_POSTFIX = {"throughput", "submit", "profile"}
+
+
+def need_postfix(name: str) -> None:
+    if name in NEED_POSTFIX and not all(shutil.which(tool, path=_TOOL_PATH) for tool in POSTFIX_TOOLS):
+        pytest.skip("Postfix's smtp-sink and smtp-source aren't installed")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHES)
 def test_it_runs_and_reports(name: str) -> None:
-    if name in NEED_POSTFIX and not all(shutil.which(tool, path=_TOOL_PATH) for tool in POSTFIX_TOOLS):
-        pytest.skip("Postfix's smtp-sink and smtp-source aren't installed")
+    need_postfix(name)
     options, expected = BENCHES[name]
     found = run(name, *options, "--json")
     assert found["bench"] == name
     assert expected <= found.keys()
     for bar in found["bars"]:
         assert bar.keys() == {"name", "value", "limit", "held"}
+
+
+@pytest.mark.slow
+def test_throughput_tells_what_each_process_costs() -> None:
+    need_postfix("throughput")
+    found = run("throughput", "--messages", "500", "--rounds", "2", "--json")
+    ours, theirs = found["costs"]["Evenpost"], found["costs"]["smtp-source"]
+    assert ours["cpu_us"].keys() == {"broker", "worker", "client", "sink"}
+    assert theirs["cpu_us"].keys() == {"smtp-source", "sink"}
+    for cost in (ours, theirs):
+        assert len(cost["per_s"]) == 2
+        assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in cost["cpu_us"].values())
+        assert cost["rss_mb"].keys() == cost["cpu_us"].keys()
+        assert min(cost["rss_mb"].values()) > 1
+
+
+@pytest.mark.slow
+def test_profile_draws_both_roles_and_adds_up(tmp_path: Path) -> None:
+    need_postfix("profile")
+    found = run("profile", "--messages", "5000", "--folder", str(tmp_path), "--json")
+    for role in ("broker", "worker"):
+        svg = ElementTree.fromstring((tmp_path / f"{role}.svg").read_text())
+        titles = [title.text or "" for title in svg.iter("{http://www.w3.org/2000/svg}title")]
+        assert any("us a message" in title for title in titles)
+        # What the sampler saw is what the kernel counted, but for what lies between the two looks.
+        assert found[role]["total_us"] == pytest.approx(
+            found["costs"]["Evenpost"]["cpu_us"][role][0], rel=0.3
+        )
+        assert found[role]["us"].pop("other") < 0.1 * found[role]["total_us"]
+        assert found[role]["limits_us"].keys() <= found[role]["us"].keys()
 
 
 def test_balance_counts_each_message_once() -> None:
