@@ -73,7 +73,11 @@ class BatchRun:
             try:
                 composer = template.composer
                 values = codec.unpack_values(item.values)
-                sender, recipient = composer.envelope(item.address, values)
+                sender = composer.envelope_from
+                if sender is None:
+                    sender, recipient = composer.envelope(item.address, values)
+                else:
+                    recipient = composer.recipient(item.address)
                 size = template.usual_bytes
                 if size <= AHEAD_BYTES_MAX:
                     # What a composer gives is what WireContent demands: 7-bit, CRLF, no line that begins

@@ -131,14 +131,18 @@ class Composer:
 
     def envelope(self, address: str, values: Sequence[object]) -> Envelope:
         """Sender and recipient for SMTP. Raises ComposeError."""
-        try:
-            recipient = self._wire(address)
-        except HeaderError as error:
-            raise ComposeError("recipient", str(error)) from None
+        recipient = self.recipient(address)
         sender = self.envelope_from
         if sender is None:
             sender = self._render_envelope(self._scope(address, values))
         return Envelope(sender, recipient)
+
+    def recipient(self, address: str) -> str:
+        """The recipient for SMTP, where `envelope_from` has the sender. Raises ComposeError."""
+        try:
+            return self._wire(address)
+        except HeaderError as error:
+            raise ComposeError("recipient", str(error)) from None
 
     def check(self, index: int, address: str, values: Sequence[object]) -> None:
         """Raises the ComposeError that compose() or envelope() would raise. Much faster than those: what is
