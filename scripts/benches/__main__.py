@@ -19,6 +19,7 @@ from scripts.benches import (
     submit,
     throughput,
     trace,
+    workers,
 )
 from scripts.benches.table import Result, show
 from tests.servers.attackers import ATTACKS
@@ -78,6 +79,13 @@ command(
     "queue",
     queue.measure,
     number("--messages", 2_000_000, "Messages queued."),
+)
+command(
+    "workers",
+    workers.measure,
+    number("--messages", 60_000, "Messages a round and number of workers."),
+    number("--rounds", 3, "Rounds; the median counts."),
+    number("--idle-seconds", 5, "How long heartbeats are watched, for each number of workers."),
 )
 command(
     "restart",
