@@ -78,7 +78,9 @@ command(
 command(
     "queue",
     queue.measure,
-    number("--messages", 2_000_000, "Messages queued."),
+    number("--messages", 10_000_000, "Messages of the longest queue."),
+    number("--window", 30_000, "Messages of a round and queue that count."),
+    number("--rounds", 5, "Rounds; the median counts."),
 )
 command(
     "workers",
@@ -95,7 +97,9 @@ command(
 command(
     "submit",
     submit.measure,
-    number("--recipients", 1_000_000, "Lines of the CSV file."),
+    number("--recipients", 1_000_000, "Lines of the CSV file, for the rate."),
+    number("--rounds", 3, "Rounds; the median counts."),
+    number("--long", 5_000_000, "Lines of the long file, for the client's memory."),
 )
 command(
     "latency",

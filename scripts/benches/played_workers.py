@@ -53,8 +53,8 @@ class _Worker:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, number: int, connections: int
     ) -> None:
-        self.is_welcome = False
         self._loop = asyncio.get_running_loop()
+        self.welcomed: asyncio.Future[None] = self._loop.create_future()
         self._number = number
         self._connections = connections
         self._waiting: deque[wire.Batch] = deque()
@@ -80,7 +80,7 @@ class _Worker:
             self._waiting.append(message)
             self._start()
         elif isinstance(message, wire.WorkerWelcome):
-            self.is_welcome = True
+            self.welcomed.set_result(None)
             self._loop.call_later(message.heartbeat_s, self._heartbeat, message.heartbeat_s)
         elif isinstance(message, wire.Error | wire.Revoke):
             raise RuntimeError(f"the broker says {message}")
@@ -143,8 +143,7 @@ async def _play(endpoint: str, count: int, connections: int) -> None:
     while len(workers) < count:
         first, upto = len(workers), min(count, len(workers) + _CONNECTING_MAX)
         workers += [_Worker(context, endpoint, number, connections) for number in range(first, upto)]
-        while not all(worker.is_welcome for worker in workers[first:]):
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*(worker.welcomed for worker in workers[first:]))
     print("ready", flush=True)
     await (await standard_input()).read()
     for worker in workers:

@@ -63,6 +63,6 @@ def measure(messages: int, rounds: int, idle_seconds: int) -> Result:
             "ratios": ratios,
         },
         [Bar(f"{most:,} workers / {least}", ratio.median, RATIO_MAX, False)],
-        [f"{most:,} workers / {least}, round by round: {ratio.median:.2f} ({ratio.least:.2f} to {ratio.most:.2f})."],
+        [f"{most:,} workers / {least}, round by round: {ratio}."],
         list(costs.values()),
     )  # fmt: skip
