@@ -18,6 +18,7 @@ from scripts.benches import (
     restart,
     submit,
     throughput,
+    tls,
     trace,
     workers,
 )
@@ -88,6 +89,12 @@ command(
     number("--messages", 60_000, "Messages a round and number of workers."),
     number("--rounds", 3, "Rounds; the median counts."),
     number("--idle-seconds", 5, "How long heartbeats are watched, for each number of workers."),
+)
+command(
+    "tls",
+    tls.measure,
+    number("--messages", 40_000, "Messages a round, with TLS and without."),
+    number("--rounds", 3, "Rounds; the median counts."),
 )
 command(
     "restart",

@@ -39,6 +39,7 @@ BENCHES = {
         ["--messages", "2000", "--rounds", "1", "--idle-seconds", "1"],
         {"ratio", "broker_us", "idle_cores", "costs"},
     ),
+    "tls": (["--messages", "500", "--rounds", "1"], {"added_us", "handshake_us", "costs"}),
     "restart": (["--messages", "20000"], {"seconds", "filled_s"}),
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
