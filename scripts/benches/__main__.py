@@ -18,7 +18,9 @@ from scripts.benches import (
     restart,
     submit,
     throughput,
+    tls,
     trace,
+    workers,
 )
 from scripts.benches.table import Result, show
 from tests.servers.attackers import ATTACKS
@@ -77,7 +79,22 @@ command(
 command(
     "queue",
     queue.measure,
-    number("--messages", 2_000_000, "Messages queued."),
+    number("--messages", 10_000_000, "Messages of the longest queue."),
+    number("--window", 30_000, "Messages of a round and queue that count."),
+    number("--rounds", 5, "Rounds; the median counts."),
+)
+command(
+    "workers",
+    workers.measure,
+    number("--messages", 60_000, "Messages a round and number of workers."),
+    number("--rounds", 3, "Rounds; the median counts."),
+    number("--idle-seconds", 5, "How long heartbeats are watched, for each number of workers."),
+)
+command(
+    "tls",
+    tls.measure,
+    number("--messages", 40_000, "Messages a round, with TLS and without."),
+    number("--rounds", 3, "Rounds; the median counts."),
 )
 command(
     "restart",
@@ -87,7 +104,9 @@ command(
 command(
     "submit",
     submit.measure,
-    number("--recipients", 1_000_000, "Lines of the CSV file."),
+    number("--recipients", 1_000_000, "Lines of the CSV file, for the rate."),
+    number("--rounds", 3, "Rounds; the median counts."),
+    number("--long", 5_000_000, "Lines of the long file, for the client's memory."),
 )
 command(
     "latency",

@@ -1,27 +1,31 @@
 """A server that takes a fixed time for each message of a connection, and keeps to it.
 
-Runs as a program of its own (`python -m scripts.benches.paced_sink SERVICE_S`): it prints its port, answers
-each line on its standard input with what it has seen so far as JSON, and ends when that closes. It offers
-PIPELINING, and has no opinion on what it is sent.
+Runs as a program of its own (`python -m scripts.benches.paced_sink SERVICE_S [CERTIFICATE KEY]`): it prints
+its port, answers each line on its standard input with what it has seen so far as JSON, and ends when that
+closes. It offers PIPELINING, with a certificate STARTTLS too, and has no opinion on what it is sent.
 """
 
 import asyncio
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
+from evenpost.runtime.tasks import Tasks
 from scripts.benches.processes import ROOT
 from scripts.benches.usage import cpu_s
 from scripts.smtp_sink import BYE, EHLO, OK, SinkConnection, standard_input
+from tests.servers.certificates import Certificate
 
 STAMPED_DOMAIN = "stamped.example"
 """For recipients in this domain the sink keeps when it read RCPT and when it said 250 to the message."""
 _STAMPED = f"@{STAMPED_DOMAIN}>".encode()
+_EHLO_TLS = EHLO.replace(b"250-PIPELINING", b"250-STARTTLS\r\n250-PIPELINING")
 
 
 @dataclass(slots=True)
@@ -36,10 +40,12 @@ class Seen:
 
 
 class _Connection(SinkConnection):
-    def __init__(self, seen: Seen, service_s: float) -> None:
+    def __init__(self, seen: Seen, service_s: float, tls: ssl.SSLContext | None, tasks: Tasks) -> None:
         super().__init__()
         self._seen = seen
         self._service_s = service_s
+        self._tls = tls
+        self._tasks = tasks
         self._recipient = b""
         self._recipient_at = 0.0
         self._late_s = 0.0
@@ -54,8 +60,22 @@ class _Connection(SinkConnection):
             self._recipient = line[line.index(b"<") + 1 :] if _STAMPED in line else b""
             self._recipient_at = time.monotonic()
         self._in_data = verb == b"DATA"
-        answers = {b"DATA": b"354 Go on\r\n", b"EHLO": EHLO, b"QUIT": BYE}
+        if verb == b"STAR":
+            self._is_waiting = True
+            self._out.append(b"220 2.0.0 Ready to start TLS\r\n")
+            self._loop.call_soon(lambda: self._tasks.start("STARTTLS", self._start_tls()))
+            return
+        answers = {b"DATA": b"354 Go on\r\n", b"EHLO": _EHLO_TLS if self._tls else EHLO, b"QUIT": BYE}
         self._out.append(answers.get(verb, OK))
+
+    async def _start_tls(self) -> None:
+        assert self._tls is not None
+        with suppress(ConnectionError):  # it has gone meanwhile
+            transport = await self._loop.start_tls(self._transport, self, self._tls, server_side=True)
+            if transport is not None:
+                self._transport = transport
+        self._tls = None  # it isn't offered again
+        self._is_waiting = False
 
     def _message(self, head: bytes) -> None:
         began_at = time.monotonic()
@@ -87,10 +107,11 @@ class _Connection(SinkConnection):
 class PacedSink:
     """The process, from outside."""
 
-    def __init__(self, service_s: float) -> None:
+    def __init__(self, service_s: float, certificate: Certificate | None = None) -> None:
         self.service_s = service_s
+        tls = [str(certificate.chain), str(certificate.key)] if certificate else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, repr(service_s)],
+            [sys.executable, "-m", __name__, repr(service_s), *tls],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.port = int(self._read())
@@ -121,29 +142,40 @@ class PacedSink:
 
 
 @contextmanager
-def paced_sinks(services_s: Sequence[float]) -> Iterator[list[PacedSink]]:
+def paced_sinks(
+    services_s: Sequence[float], certificate: Certificate | None = None
+) -> Iterator[list[PacedSink]]:
     """A sink for each time that a message takes on a connection, in seconds; 0: it answers at once."""
     with ExitStack() as stack:
         sinks = []
         for service_s in services_s:
-            sinks.append(PacedSink(service_s))
+            sinks.append(PacedSink(service_s, certificate))
             stack.callback(sinks[-1].stop)
         yield sinks
 
 
-async def _serve(service_s: float) -> None:
+async def _serve(service_s: float, certificate: list[str]) -> None:
     seen = Seen()
-    loop = asyncio.get_running_loop()
+    tls = None
+    if certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(*certificate)
+    loop, tasks = asyncio.get_running_loop(), Tasks(_failed)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = await loop.create_server(lambda: _Connection(seen, service_s), sock=listener)
+    server = await loop.create_server(lambda: _Connection(seen, service_s, tls, tasks), sock=listener)
     print(listener.getsockname()[1], flush=True)
     lines = await standard_input()
     while await lines.readline():
         print(json.dumps(asdict(seen)), flush=True)
     server.close()
+    await tasks.cancel()
+
+
+def _failed(name: str, error: BaseException) -> None:
+    print(f"{name}: {error!r}", file=sys.stderr)
 
 
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(_serve(float(sys.argv[1])))
+    uvloop.run(_serve(float(sys.argv[1]), sys.argv[2:]))

@@ -6,16 +6,11 @@ from pathlib import Path
 
 import click
 
-from broker.core.commands import AddCampaign, AddRecipients, SetCampaign
-from broker.core.state import Campaign, Phase
-from broker.journal.sqlite import SqliteJournal
-from evenpost.wire import codec
-from evenpost.wire.messages import Options, Recipient
+from scripts.benches.filled import fill
 from scripts.benches.paced_sink import PacedSink, paced_sinks
-from scripts.benches.processes import Cluster, cluster, newsletter
+from scripts.benches.processes import Cluster, cluster
 from scripts.benches.table import Bar, Result
 
-_CHUNK = 2_000
 _ROUNDS = 3
 _SERVICE_S = 0.002
 _QUIET_S = 0.5
@@ -30,13 +25,13 @@ def measure(messages: int) -> Result:
     """
     filled_s = 0.0
 
-    def fill(folder: Path) -> None:
+    def prepare(folder: Path) -> None:
         nonlocal filled_s
         began = time.monotonic()
-        _fill(folder / "journal.db", messages)
+        fill(folder / "journal.db", messages)
         filled_s = time.monotonic() - began
 
-    with paced_sinks([_SERVICE_S]) as (sink,), cluster([sink.port], prepare=fill) as made:
+    with paced_sinks([_SERVICE_S]) as (sink,), cluster([sink.port], prepare=prepare) as made:
         _wait(lambda: sink.seen().messages > 0, "the first message")
         times = [_restart(made, sink) for _ in range(_ROUNDS)]
     most_s = max(times)
@@ -70,22 +65,3 @@ def _wait(true: Callable[[], bool], what: str) -> None:
         if time.monotonic() > end:
             raise click.ClickException(f"not within 60 s: {what}")
         time.sleep(0.005)
-
-
-def _fill(path: Path, total: int) -> None:
-    made = newsletter(1)
-    template = codec.pack_struct(made.template(("first_name", "city", "token")))
-    journal = SqliteJournal(path)
-    number, wall = journal.next_campaign_number(), time.time_ns() // 1_000_000
-    campaign = Campaign(number, "c1", "s1", template, b"", Options(), wall, wall + 86_400_000)
-    journal.apply([AddCampaign(campaign)])
-    for first in range(0, total, _CHUNK):
-        rows = [
-            Recipient(f"user{n}@example{n % 97}.com", codec.pack_values(["Anna", "Hamburg", f"{n:08x}"]))
-            for n in range(first, min(first + _CHUNK, total))
-        ]
-        journal.apply([AddRecipients(number, first, rows)])
-        journal.commit()
-    campaign.total, campaign.chunks, campaign.phase = total, 1, Phase.ACTIVE
-    journal.apply([SetCampaign.of(campaign)])
-    journal.close()

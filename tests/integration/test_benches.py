@@ -27,11 +27,23 @@ BENCHES = {
         ["--messages", "500", "--rounds", "2", "--workers", "2"],
         {"ratio", "broker_cpu_us", "worker_cpu_us", "costs"},
     ),
-    "submit": (["--recipients", "2000"], {"rate", "client_rss_mb"}),
+    "submit": (
+        ["--recipients", "2000", "--rounds", "1", "--long", "3000"],
+        {"rate", "client_rss_mb", "costs"},
+    ),
+    "queue": (
+        ["--messages", "200000", "--window", "2000", "--rounds", "1"],
+        {"ratio", "broker_us", "broker_rss_mb", "costs"},
+    ),
+    "workers": (
+        ["--messages", "2000", "--rounds", "1", "--idle-seconds", "1"],
+        {"ratio", "broker_us", "idle_cores", "costs"},
+    ),
+    "tls": (["--messages", "500", "--rounds", "1"], {"added_us", "handshake_us", "costs"}),
     "restart": (["--messages", "20000"], {"seconds", "filled_s"}),
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
-"""All but queue, whose measurement takes ten seconds however few messages it has; pressure is below."""
+"""Pressure and profile are below."""
 NEED_POSTFIX = {"throughput", "submit", "profile"}
 
 

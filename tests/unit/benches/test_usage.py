@@ -12,7 +12,9 @@ SPIN = "import time\nwhile time.process_time() < 0.05: pass\n"
 
 
 def test_a_spread() -> None:
-    assert Spread.of([3.0, 1.0, 8.0]) == Spread(3.0, 1.0, 8.0)
+    spread = Spread.of([3.0, 1.0, 8.0])
+    assert spread == Spread(3.0, 1.0, 8.0)
+    assert str(spread) == "3.00 (1.00 to 8.00)"
 
 
 def test_a_process_that_ended_is_counted_with_all_that_it_waited_for() -> None:
