@@ -39,8 +39,11 @@ _RUN_ROWS_MIN = 256
 """Smaller chunks go to run 0."""
 _SQLITE_MIN = (3, 51, 3)
 
-_INSERT_MESSAGE = "INSERT INTO message (id, address, fields) VALUES (?, ?, ?)"
-_INSERT_ADDRESS = "INSERT INTO address (run, hash, id) VALUES (?, ?, ?)"
+_TRIPLES = 200
+"""Rows of three values that one statement inserts: two thirds of the time of one statement a row."""
+_MANY = ", ".join(["(?, ?, ?)"] * _TRIPLES)
+_INSERT_MESSAGE = "INSERT INTO message (id, address, fields) VALUES "
+_INSERT_ADDRESS = "INSERT INTO address (run, hash, id) VALUES "
 _SET_MESSAGE = """
 UPDATE message SET state = ?2, attempts = ?3, code = ?4, reply = ?5, worker = ?6,
     first_at = coalesce(first_at, nullif(?7, 0)), last_at = ?8, due_at = ?9, history = ?10
@@ -235,17 +238,17 @@ class SqliteJournal(Reads, Compaction):
         db = self._db
         first = message_id(change.campaign, change.first_index)
         rows = change.rows
-        db.executemany(
-            _INSERT_MESSAGE, [(id_, row.address, row.values) for id_, row in enumerate(rows, first)]
-        )
+        flat = [value for n, row in enumerate(rows, first) for value in (n, row.address, row.values)]
+        _insert(db, _INSERT_MESSAGE, flat)
         run = 0
         if len(rows) >= _RUN_ROWS_MIN:
             self._run = run = self._run + 1
             db.execute("INSERT INTO run (run, campaign) VALUES (?, ?)", (run, change.campaign))
-        db.executemany(
-            _INSERT_ADDRESS,
-            sorted((run, address_hash(row.address), id_) for id_, row in enumerate(rows, first)),
-        )
+        # In the order of the table, as numbers: they are sorted in a third of the time of tuples.
+        keys = sorted([address_hash(row.address) << INDEX_BITS | n for n, row in enumerate(rows)])
+        mask = (1 << INDEX_BITS) - 1
+        flat = [value for key in keys for value in (run, key >> INDEX_BITS, first + (key & mask))]
+        _insert(db, _INSERT_ADDRESS, flat)
 
     def _set_campaigns(self) -> None:
         changes, self._campaign_changes = self._campaign_changes, {}
@@ -319,6 +322,16 @@ class SqliteJournal(Reads, Compaction):
     def close(self) -> None:
         self.commit()
         self._db.close()
+
+
+def _insert(db: apsw.Connection, sql: str, values: list[Any]) -> None:
+    """`sql` for rows of three values each, which stand one behind the other."""
+    size = 3 * _TRIPLES
+    whole = len(values) - len(values) % size
+    for start in range(0, whole, size):
+        db.execute(sql + _MANY, values[start : start + size])
+    rest = iter(values[whole:])
+    db.executemany(sql + "(?, ?, ?)", zip(rest, rest, rest, strict=True))
 
 
 def _sqlite_version() -> tuple[int, ...]:

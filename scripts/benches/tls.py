@@ -21,7 +21,7 @@ _HANDSHAKES = 50
 def measure(messages: int, rounds: int) -> Result:
     """The worker's CPU a message with STARTTLS, the certificate verified, and without TLS, alternating.
 
-    Both servers are the same program, a sink of ours that answers at once. 5 KB a message, 16 connections that
+    Both servers are one program, a sink of ours that answers at once. 5 KB a message, 16 connections that
     are kept for 1,000 messages each: their handshakes are in the figures, and one alone is measured too. The
     certificate's key is of P-256, the session is what OpenSSL makes of it by default.
     """
