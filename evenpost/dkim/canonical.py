@@ -18,7 +18,9 @@ def relaxed_field(field: bytes) -> bytes:
     """One header field without its last CRLF, canonicalized, with its CRLF."""
     name, _, value = field.partition(b":")
     if b"\v" in value or b"\f" in value:  # white space for Python, not for RFC 6376
-        return name.rstrip(b" \t").lower() + b":" + _collapsed(value.replace(b"\r\n", b"")).strip(b" ") + b"\r\n"
+        return (
+            name.rstrip(b" \t").lower() + b":" + _collapsed(value.replace(b"\r\n", b"")).strip(b" ") + b"\r\n"
+        )
     return name.rstrip(b" \t").lower() + b":" + b" ".join(value.split()) + b"\r\n"
 
 
@@ -66,7 +68,7 @@ class BodyHash:
     def __init__(self) -> None:
         self._first: tuple[bytes, bytes] | None = None
         """The first body, and its digest."""
-        self._begins: tuple[bytes, "hashlib._Hash"] | None = None
+        self._begins: tuple[bytes, hashlib._Hash] | None = None
         """What all bodies began with so far, cut at a line's end, and the hash of its canonical form."""
 
     def digest(self, body: bytes) -> bytes:

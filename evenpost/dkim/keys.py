@@ -54,7 +54,9 @@ class SigningKey:
         if isinstance(key, rsa.RSAPrivateKey):
             self.algorithm, self.bits = "rsa", key.key_size
             if self.bits < RSA_BITS_MIN:
-                raise DkimKeyError(f"an RSA key of {self.bits} bits: verifiers take no less than {RSA_BITS_MIN}")
+                raise DkimKeyError(
+                    f"an RSA key of {self.bits} bits: verifiers take no less than {RSA_BITS_MIN}"
+                )
             pkcs1, sha256 = padding.PKCS1v15(), hashes.SHA256()
             self.sign = lambda data: key.sign(data, pkcs1, sha256)
             spki = public.public_bytes(

@@ -21,15 +21,15 @@ from evenpost.dkim.canonical import BodyHash, relaxed_field
 from evenpost.dkim.keys import SigningKey
 
 OVERSIGNED = ("From", "To", "Cc", "Subject", "Date", "Message-ID", "Reply-To", "MIME-Version", "Content-Type")
-"""Named once more than they are there: a second one that somebody adds, and that a reader might be shown instead,
-breaks the signature (RFC 6376 8.15)."""
+"""Named once more than they are there: a second one that somebody adds, and that a reader might be shown
+instead, breaks the signature (RFC 6376 8.15)."""
 SIGNED = (
     "Sender", "In-Reply-To", "References", "Content-Transfer-Encoding",
     "List-Id", "List-Help", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Subscribe", "List-Post",
     "List-Owner", "List-Archive", "Feedback-ID", "Auto-Submitted",
 )  # fmt: skip
-"""Signed where they are there: RFC 6376 5.4.1, RFC 8058 4 (List-Unsubscribe-Post), and Feedback-ID, which Gmail
-wants signed. A relay may add one that isn't there."""
+"""Signed where they are there: RFC 6376 5.4.1, RFC 8058 4 (List-Unsubscribe-Post), and Feedback-ID, which
+Gmail wants signed. A relay may add one that isn't there."""
 LINE_CHARS = 76
 """Of b= and h=, folded."""
 _FIELDS_KNOWN_MAX = 128
@@ -46,9 +46,7 @@ class Unsigned(NamedTuple):
 
     def sign(self) -> bytes:
         """The whole message. This is what takes long, and any thread may do it."""
-        headers = [
-            f"{header}{_folded(key.sign(data))}\r\n" for key, header, data in self.signings
-        ]
+        headers = [f"{header}{_folded(key.sign(data))}\r\n" for key, header, data in self.signings]
         return "".join(headers).encode("ascii") + self.content
 
 
@@ -97,7 +95,7 @@ class Signer:
 
 
 def author_domain(fields: Sequence[bytes]) -> str:
-    """The domain of the one address in From, in lower case; fields are canonical. Empty where there is none."""
+    """The domain of the one address in From, in lower case; '' where there is none. Fields are canonical."""
     for field in fields:
         if field.startswith(b"from:"):
             address = field.rstrip(b"\r\n")
