@@ -36,11 +36,7 @@ class SigningKey:
 
     def __init__(self, domain: str, selector: str, pem: bytes) -> None:
         """`domain` is d=, in ASCII; `pem` is unencrypted, PKCS #8 or PKCS #1. Raises DkimKeyError."""
-        for what, name in (("domain", domain), ("selector", selector)):
-            if not is_name(name):
-                raise DkimKeyError(f"{name!r} can't be a {what}: it has letters, digits, hyphens and dots")
-        if len(selector) + len("._domainkey.") + len(domain) > _NAME_CHARS_MAX:
-            raise DkimKeyError("selector and domain are too long together for a name in DNS")
+        check_names(domain, selector)
         self.domain = domain.lower()
         self.selector = selector.lower()
         self.algorithm: Algorithm
@@ -101,6 +97,15 @@ class SigningKey:
 def is_name(name: str) -> bool:
     """Whether it can be a domain or a selector: labels of DNS, in ASCII, no dot at the end."""
     return len(name) <= _NAME_CHARS_MAX and _NAME(name) is not None
+
+
+def check_names(domain: str, selector: str) -> None:
+    """Raises DkimKeyError where they can't be d= and s=."""
+    for what, name in (("domain", domain), ("selector", selector)):
+        if not is_name(name):
+            raise DkimKeyError(f"{name!r} can't be a {what}: it has letters, digits, hyphens and dots")
+    if len(f"{selector}._domainkey.{domain}") > _NAME_CHARS_MAX:
+        raise DkimKeyError("selector and domain are too long together for a name in DNS")
 
 
 def new_pem(algorithm: Algorithm, bits: int = RSA_BITS) -> bytes:
