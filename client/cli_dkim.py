@@ -26,7 +26,9 @@ RSA_BITS_MAX = 4096
     "--dir", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
     metavar="DIR", help="Where to write it.  [default: here]",
 )  # fmt: skip
-def dkim_key(domain: str, selector: str, algorithm: Literal["rsa", "ed25519"], bits: int, folder: Path) -> None:
+def dkim_key(
+    domain: str, selector: str, algorithm: Literal["rsa", "ed25519"], bits: int, folder: Path
+) -> None:
     """Makes a private key to sign mail from DOMAIN with, in SELECTOR.DOMAIN.pem, which only you can read.
 
     SELECTOR is the key's name in DNS, such as 2026a: a domain can have several keys, and a new one has a new

@@ -140,12 +140,19 @@ class SigningTemplate:
     def usual_bytes(self, size: int) -> None:
         self._template.usual_bytes = size
 
+    @property
+    def envelope_from(self) -> str | None:
+        """As Composer, which these four are about."""
+        return self._template.composer.envelope_from
+
+    def recipient(self, address: str) -> str:
+        return self._template.composer.recipient(address)
+
     def envelope(self, address: str, values: Sequence[object]) -> Envelope:
-        """As Composer."""
         return self._template.composer.envelope(address, values)
 
     def compose(self, index: int, address: str, values: Sequence[object], date: float) -> bytes:
-        """As Composer, with its signatures."""
+        """With its signatures."""
         signing = self.signings.pop(index, None)
         if signing is not None and signing.signed:
             return signing.signed
