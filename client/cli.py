@@ -3,6 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
+from client.cli_dkim import dkim_key
 from client.cli_explain import explain
 from client.cli_keys import keys
 from client.cli_look import report, servers, status, trace, watch
@@ -16,7 +17,7 @@ SECTIONS = {
     "Look": ("status", "watch", "report", "trace", "explain", "servers"),
     "Steer": ("pause", "resume", "cancel", "retry-failed"),
     "Servers": ("drain", "maint", "ready", "weight", "maxconn"),
-    "Run": ("up", "keys", "completion"),
+    "Run": ("up", "keys", "dkim-key", "completion"),
 }
 
 
@@ -69,7 +70,7 @@ def completion(shell: str) -> None:
 
 
 for each in (submit, send, status, watch, report, trace, explain, servers, pause, resume, cancel,
-             retry_failed, drain, maint, ready, weight, maxconn, up, keys, completion):  # fmt: skip
+             retry_failed, drain, maint, ready, weight, maxconn, up, keys, dkim_key, completion):  # fmt: skip
     cli.add_command(each)
 
 

@@ -186,6 +186,9 @@ class _Reader:
                 self._add(place + "password_env", f"the variable {variable!r} is not set")
             environment[PASSWORD_VARIABLE] = self._environment.get(variable, "")
         self._values(clean, _KEY_FILES["worker"], place)
+        dkim = clean.get("dkim")
+        if isinstance(dkim, str) and not (self._folder / dkim).is_file():
+            self._add(place + "dkim", f"there is no file {str(self._folder / dkim)!r}")
         environment |= self._keys.environment_of_worker(clean, place)
         arguments += self._others("worker", clean, _SERVER_KEYS, place)
         return Program(name, tuple(arguments), environment, frozenset(without))

@@ -18,7 +18,7 @@ from worker.smtp.connection import WithheldError
 from worker.smtp.content import WireContent
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
-from worker.templates import CampaignComposer
+from worker.templates import Composing
 from worker.vocabulary import Held
 
 AHEAD_BYTES_MAX = 256 * 1024
@@ -53,7 +53,7 @@ class BatchRun:
 
     __slots__ = ("_began_at", "_contents", "_held", "_log", "_owner", "_template", "_uncomposed", "_wall")
 
-    def __init__(self, owner: Owner, held: Held, template: CampaignComposer | None) -> None:
+    def __init__(self, owner: Owner, held: Held, template: Composing | None) -> None:
         self._owner = owner
         self._held = held
         self._template = template

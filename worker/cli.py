@@ -132,6 +132,10 @@ Exit status
 )
 @option("--helo", metavar="NAME", help="The name to say in EHLO.  [default: this host's, if it has a domain]")
 @option(
+    "--dkim", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Sign with the DKIM keys that this TOML file names. docs/operations.md: what is in it.",
+)
+@option(
     "--messages-per-connection", type=WholeRange(min=1), default=1_000,
     help="Messages after which a connection is closed.",
 )
@@ -177,8 +181,9 @@ Exit status
 def cli(
     broker: str, curve_key: Path | None, broker_key: str | None, outcome_log: Path | None,
     outcome_log_sync: bool, drain_timeout: float, name: str | None,
-    weight: int, rate: str, agent: str | None, agent_interval: float, pool: tuple[str, ...], log_level: str,
-    log_format: Any, log_addresses: bool, config: Path | None, failpoints: FailPoints | None, **smtp: Any,
+    weight: int, rate: str, agent: str | None, agent_interval: float, pool: tuple[str, ...],
+    dkim: Path | None, log_level: str, log_format: Any, log_addresses: bool, config: Path | None,
+    failpoints: FailPoints | None, **smtp: Any,
 ) -> int:
     """Send the broker's messages through one SMTP server.
 
@@ -205,6 +210,7 @@ def cli(
         outcome_log_sync=outcome_log_sync,
         drain_timeout_s=drain_timeout,
         curve=read_curve(curve_key, broker_key, {Role.WORKER}),
+        dkim=cli_values.dkim(dkim) if dkim is not None else None,
         log_sent=log_level == "debug",
     )
     return start(settings, failpoints)

@@ -3,12 +3,16 @@ with what is wrong."""
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from evenpost.runtime.secret import Secret
 from evenpost.runtime.settings import read_secret
 from worker.smtp.config import is_host
+
+if TYPE_CHECKING:
+    from worker.dkim_keys import DkimKeys
 
 PASSWORD_VARIABLE = "EVENPOST_SMTP_PASSWORD"  # noqa: S105  # the name of the variable, not a password
 CREDENTIAL = "smtp-password"
@@ -64,6 +68,12 @@ def agent(agent: str) -> tuple[str, int]:
     if not is_host(host):
         raise click.BadParameter(f"{host!r} is not a host name or address.", param_hint="'--agent'")
     return host, int(port)
+
+
+def dkim(path: Path) -> "DkimKeys":
+    from worker.dkim_keys import read_dkim  # only who signs waits for OpenSSL's import
+
+    return read_dkim(path)
 
 
 def name(name: str, hint: str) -> str:

@@ -16,7 +16,7 @@ from worker.settings import Settings
 from worker.smtp.content import WireContent
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
-from worker.templates import CampaignComposer
+from worker.templates import Composing
 from worker.vocabulary import Command, Event, Held, Received, SendGoodbye, SendHello, SendOutcomes
 
 REWRITE_BYTES = 2_000
@@ -60,7 +60,7 @@ class FailingOutcomeLog(OutcomeLog):
 class FailingBatchRun(BatchRun):
     __slots__ = ("_worker",)
 
-    def __init__(self, worker: "FailingWorker", held: Held, template: CampaignComposer | None) -> None:
+    def __init__(self, worker: "FailingWorker", held: Held, template: Composing | None) -> None:
         super().__init__(worker, held, template)
         self._worker = worker
 
@@ -88,7 +88,7 @@ class FailingWorker(Worker):
         super().__init__(settings, log)
         self.call_soon = self._loop.call_soon
 
-    def _batch_run(self, held: Held, template: CampaignComposer | None) -> BatchRun:
+    def _batch_run(self, held: Held, template: Composing | None) -> BatchRun:
         return FailingBatchRun(self, held, template)
 
     def _handle(self, event: Event) -> None:

@@ -7,7 +7,7 @@ wants is done at once; what a turn of the loop added to the outcome log is writt
 import asyncio
 import signal
 from collections import deque
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import zmq
 
@@ -26,7 +26,7 @@ from worker.hello import hello_of
 from worker.outcome_log import OutcomeLog, OutcomeLogError
 from worker.session import Session
 from worker.settings import Settings
-from worker.templates import CampaignComposer, Templates
+from worker.templates import Composing, Templates
 from worker.upstream import Upstream
 from worker.vocabulary import (
     EXIT_LOG,
@@ -51,6 +51,9 @@ from worker.vocabulary import (
     Tick,
     Unsent,
 )
+
+if TYPE_CHECKING:
+    from worker.signing import Dkim
 
 ABORT_TIMEOUT_S = 2.0
 """How long tasks and connections may take to end once they were told to."""
@@ -78,6 +81,11 @@ class Worker:
         self.may_begin = self._session.may_begin
         self.has_lease = self._session.has_lease
         self._templates = Templates()
+        self._dkim: Dkim | None = None
+        if settings.dkim is not None:
+            from worker import signing  # cryptography takes 30 ms to import
+
+            self._dkim = signing.Dkim(settings.dkim, self._logger)
         self._upstream = Upstream(settings, self._logger, self._handle, self._crash)
         self._pool = self._upstream.pool
         self._tasks = Tasks(self._crash)
@@ -159,14 +167,17 @@ class Worker:
         template = self._templates.use(held.campaign)
         if template is None:
             self._logger.error("batch.no_template", batch=held.number, campaign=held.campaign)
-        await self._pool.run(self._batch_run(held, template))
+        if self._dkim is None or template is None:
+            await self._pool.run(self._batch_run(held, template))
+        else:
+            await self._pool.run(self._dkim.batch(held, template, self._batch_run))
         if self._stopped.done():
             return  # `_close` has taken over
         if self.hears_sent:
             self._logger.debug("batch.done", batch=held.number, campaign=held.campaign)
         self._handle(BatchEnded(held.number))
 
-    def _batch_run(self, held: Held, template: CampaignComposer | None) -> BatchRun:
+    def _batch_run(self, held: Held, template: Composing | None) -> BatchRun:
         return BatchRun(self, held, template)
 
     # --- for BatchRun -------------------------------------------------------------------------------
@@ -324,6 +335,8 @@ class Worker:
         except TimeoutError:
             self._pool.abort()
             self._logger.warning("server.not_closed", connections=self._pool.open)
+        if self._dkim is not None:
+            self._dkim.close()
         try:
             self.log.close()
         except OutcomeLogError as error:

@@ -10,6 +10,7 @@ from worker.smtp.config import ServerConfig
 
 if TYPE_CHECKING:
     from evenpost.runtime.curve import CurvePeer
+    from worker.dkim_keys import DkimKeys
 
 DRAIN_TIMEOUT_S = 30.0
 WEIGHT = 100
@@ -34,6 +35,8 @@ class Settings:
     drain_timeout_s: float = DRAIN_TIMEOUT_S
     curve: "CurvePeer | None" = None
     """Our key and the broker's; None: no CURVE."""
+    dkim: "DkimKeys | None" = None
+    """What messages are signed with; None: they aren't."""
     log_sent: bool = False
     """An event for each message sent: the log level is debug."""
 

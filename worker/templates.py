@@ -1,26 +1,55 @@
 """The campaigns' templates that the broker has sent, compiled when the first message needs them."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from evenpost.compose import Composer, TemplateError, compile_template
+from evenpost.compose import Composer, Envelope, TemplateError, compile_template
 from evenpost.wire import limits
 from evenpost.wire.messages import CampaignTemplate
+
+if TYPE_CHECKING:
+    from evenpost.dkim import Signer
 
 TEMPLATES_KEPT_MAX = 2 * limits.TEMPLATES_SENT_MAX
 TEMPLATES_KEPT_BYTES_MAX = 2 * limits.TEMPLATES_SENT_BYTES_MAX
 """Twice what the broker counts on, so that the two never disagree about which is the least recently used."""
 
 
+class Composes(Protocol):
+    """A Composer, or what adds something to its messages."""
+
+    @property
+    def envelope_from(self) -> str | None: ...
+
+    def recipient(self, address: str) -> str: ...
+
+    def envelope(self, address: str, values: Sequence[object]) -> Envelope: ...
+
+    def compose(self, index: int, address: str, values: Sequence[object], date: float) -> bytes: ...
+
+
+class Composing(Protocol):
+    """What a BatchRun needs of a template."""
+
+    usual_bytes: int
+
+    @property
+    def composer(self) -> Composes: ...
+
+
 class CampaignComposer:
     """One campaign's template, and what it has been compiled to."""
 
-    __slots__ = ("_composer", "_error", "message", "size_bytes", "usual_bytes")
+    __slots__ = ("_composer", "_error", "message", "signer", "size_bytes", "usual_bytes")
 
     def __init__(self, message: CampaignTemplate, size_bytes: int) -> None:
         self.message = message
         self.size_bytes = size_bytes
         self.usual_bytes = 0
         """The size of the message that was composed last."""
+        self.signer: Signer | None = None
+        """What signs its messages, where the worker has DKIM keys."""
         self._composer: Composer | None = None
         self._error: TemplateError | None = None
 

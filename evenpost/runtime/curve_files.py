@@ -26,7 +26,7 @@ from evenpost.runtime.curve import (
     is_key,
     public_of,
 )
-from evenpost.runtime.secret import Secret
+from evenpost.runtime.secret import Secret, shown_to_others
 from evenpost.wire import limits
 
 FILE_BYTES_MAX = 64 * 1024
@@ -66,10 +66,8 @@ def read_secret_key(path: Path, roles: Collection[Role] = frozenset(Role)) -> Se
     content, mode = _read(path)
     if "secret" not in content:
         raise KeyFileError(f"{path} holds no secret key: give the .key file, not the .pub file")
-    if mode & 0o077 and not _is_credential(path):
-        raise KeyFileError(
-            f"{path} is a secret that others can read (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
-        )
+    if reason := shown_to_others(path, mode):
+        raise KeyFileError(reason)
     whose = _public(path, content)
     text = content["secret"]
     if not isinstance(text, str) or not is_key(text):
@@ -164,12 +162,6 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError):  # no TOML, no UTF-8, or a number of 5,000 digits
         # What the parser says may quote the file, and with it a secret.
         raise KeyFileError(f"{path} is no key file: make one with `evenpost keys new`") from None
-
-
-def _is_credential(path: Path) -> bool:
-    """systemd opens its credentials to the service by an ACL, which shows as rights of the group."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(folder) and path.resolve().parent == Path(folder or "").resolve()
 
 
 def _write(path: Path, text: str, mode: int) -> None:

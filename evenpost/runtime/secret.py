@@ -1,7 +1,10 @@
 """Passwords, tokens and keys, never shown: not by `repr`, an f-string, a log, a trace back or a pickle."""
 
 import hmac
+import os
 import re
+import stat
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 HIDDEN = "***"
@@ -10,6 +13,17 @@ HIDDEN = "***"
 def without_login(url: str) -> str:
     """A URL for an error message, without what may be a password in it. It need not be a correct one."""
     return re.sub(r"(?s)^(\w+://)?.*@", r"\1...@", url)
+
+
+def shown_to_others(path: Path, mode: int) -> str:
+    """What is wrong with a secret's file of this mode, and what to do about it; empty where nothing is.
+
+    systemd opens its credentials to the service by an ACL, which shows as rights of the group."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    is_credential = bool(folder) and path.resolve().parent == Path(folder or "").resolve()
+    if not mode & 0o077 or is_credential:
+        return ""
+    return f"{path} is a secret that others can read (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
 
 
 class Secret:

@@ -10,6 +10,7 @@ import click
 from scripts.benches import (
     balance,
     dispatch,
+    dkim,
     hostile,
     latency,
     pressure,
@@ -117,6 +118,12 @@ command(
     "balance",
     balance.measure,
     number("--messages", 30_000, "Messages of the campaign."),
+)
+command(
+    "dkim",
+    dkim.measure,
+    number("--messages", 30_000, "Messages a round, with and without."),
+    number("--rounds", 3, "Rounds; the median counts."),
 )
 command(
     "dispatch",

@@ -27,6 +27,7 @@ BENCHES = {
         ["--messages", "500", "--rounds", "2", "--workers", "2"],
         {"ratio", "broker_cpu_us", "worker_cpu_us", "costs"},
     ),
+    "dkim": (["--messages", "200", "--rounds", "1"], {"signer_ratio", "plain_per_s", "rsa_per_s", "ratio"}),
     "submit": (
         ["--recipients", "2000", "--rounds", "1", "--long", "3000"],
         {"rate", "client_rss_mb", "costs"},
@@ -44,7 +45,7 @@ BENCHES = {
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
 """Pressure and profile are below."""
-NEED_POSTFIX = {"throughput", "submit", "profile"}
+NEED_POSTFIX = {"dkim", "throughput", "submit", "profile"}
 
 
 def need_postfix(name: str) -> None:

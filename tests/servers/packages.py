@@ -13,6 +13,8 @@ POSTFIX = "postfix"
 SMTP_SINK = "smtp-sink"
 EXIM = "exim"
 OPENSMTPD = "opensmtpd"
+OPENDKIM = "opendkim"
+DKIMPY = "dkimpy"
 
 
 def program(name: str) -> Path | None:
@@ -29,6 +31,9 @@ def unpacked(path: str) -> Path | None:
 
 def missing(server: str) -> str | None:
     """Why `server` can't run here and what to do about it; None when it can."""
+    verifier = {OPENDKIM: "usr/sbin/opendkim", DKIMPY: "usr/lib/python3/dist-packages/dkim"}.get(server)
+    if verifier is not None:
+        return None if unpacked(verifier) else f"{server} is not unpacked in {UNPACKED}: run {SCRIPT}"
     if program("setpriv") is None:
         return "setpriv is missing: apt-get install util-linux"
     if server in (POSTFIX, SMTP_SINK):

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, assert_never, cast
 
 from worker.smtp.config import ServerConfig
@@ -33,13 +34,25 @@ class WithheldError(Exception):
     """A content may not be written."""
 
 
+class Later:
+    """Said by a batch whose next message isn't ready."""
+
+    __slots__ = ("hurry", "wake")
+
+    def __init__(self, hurry: Callable[[], None]) -> None:
+        self.wake: Callable[[], None] | None = None
+        """Is called, once, when `next` gives more. Whoever is told Later sets it."""
+        self.hurry = hurry
+        """To be called by who only wants to know which messages are left: `next` doesn't say Later again."""
+
+
 class Batch(Protocol):
     """The messages of one run, as their owner gives them. Every method is called synchronously and
     must return at once. For one arrival of bytes the order is: results; at the end of the loop's turn
     content, then, when all connections that are ready have theirs, before_write, next, one write.
     """
 
-    def next(self) -> Envelope | None:
+    def next(self) -> Envelope | Later | None:
         """The next message, up to one ahead of the one being sent. None: no more, ever."""
 
     def content(self, envelope: Envelope) -> WireContent | None:
@@ -82,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._batch: Batch | None = None
         self._batch_exhausted = False
+        self._is_early = False  # the batch's next message isn't ready; it wakes us
         self._wanted: Envelope | None = None  # its content is asked for at the end of the turn
         self._content: WireContent | None = None  # of _wanted, until it is written
         self.fd = -1
@@ -123,7 +137,7 @@ class Connection(asyncio.Protocol):
         if self.closed is not None:
             return Closed(self.closed.reason, ())
         self._batch = batch
-        self._batch_exhausted = False
+        self._batch_exhausted = self._is_early = False
         self._waiter = self._loop.create_future()
         try:
             self._pump()
@@ -344,18 +358,36 @@ class Connection(asyncio.Protocol):
         """Asks the batch for the envelopes that the core can take, and writes what there is."""
         client, batch = self._client, self._batch
         if batch is not None:
-            while client.ready_for_envelope and not self._batch_exhausted and not self.is_worn:
+            while client.ready_for_envelope and self._gives_more and not self.is_worn:
                 envelope = batch.next()
                 if envelope is None:
                     self._batch_exhausted = True
+                elif isinstance(envelope, Later):
+                    self._is_early = True
+                    envelope.wake = partial(self._resume, batch)
                 elif (refusal := client.send_envelope(envelope)) is not None:
                     batch.result(envelope, refusal)
                 else:
                     self.messages += 1
-            if client.is_idle and self._waiter is not None:
+            if client.is_idle and not self._is_early and self._waiter is not None:
                 self._wake()
                 return
         self._write()
+
+    @property
+    def _gives_more(self) -> bool:
+        """Whether the batch is worth asking."""
+        return not self._batch_exhausted and not self._is_early
+
+    def _resume(self, batch: Batch) -> None:
+        """The batch has its next message."""
+        if batch is not self._batch:
+            return  # it goes on elsewhere
+        self._is_early = False
+        try:
+            self._pump()
+        except Exception as error:  # noqa: BLE001  # as above
+            self._break(error)
 
     def _write(self) -> None:
         client, transport = self._client, self._transport

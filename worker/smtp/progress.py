@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
-from worker.smtp.connection import Batch
+from worker.smtp.connection import Batch, Later
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
 
@@ -27,7 +27,7 @@ class Progress:
         self.before_write = batch.before_write
         self.may_end = batch.may_end
 
-    def next(self) -> Envelope | None:
+    def next(self) -> Envelope | Later | None:
         return None if self.throttled is not None else self._take()
 
     def result(self, envelope: Envelope, result: Result) -> None:
@@ -46,7 +46,8 @@ class Progress:
         envelope = self.next()
         if envelope is None:
             return False
-        self._again.appendleft(envelope)
+        if not isinstance(envelope, Later):
+            self._again.appendleft(envelope)
         return True
 
     def put_back(self, envelopes: tuple[Envelope, ...]) -> None:
@@ -55,7 +56,10 @@ class Progress:
     def give_back(self, reason: Result) -> None:
         """The rest gets the reason for which nothing can be sent."""
         while (envelope := self._take()) is not None:
-            self.result(envelope, reason)
+            if isinstance(envelope, Later):
+                envelope.hurry()
+            else:
+                self.result(envelope, reason)
 
-    def _take(self) -> Envelope | None:
+    def _take(self) -> Envelope | Later | None:
         return self._again.popleft() if self._again else self._batch.next()

@@ -11,6 +11,7 @@ import pytest
 
 from worker.smtp import connection
 from worker.smtp.config import ServerConfig
+from worker.smtp.connection import Later
 from worker.smtp.content import encode
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
@@ -379,3 +380,73 @@ async def test_a_cap_ends_the_connections_that_are_being_made() -> None:
         await running
         assert server.total == 4
     assert [batch.told for batch in batches] == [{("sent", "recipient")}] * 4
+
+
+class Slow(Messages):
+    """Each message takes until the next turn of the loop to be ready."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.is_ready = False
+        self.hurried = False
+        self.later = Later(self.hurry)
+        self.told_later = 0
+
+    def hurry(self) -> None:
+        self.hurried = True
+
+    def next(self) -> Envelope | Later | None:
+        if self.left and not self.is_ready and not self.hurried:
+            self.told_later += 1
+            asyncio.get_running_loop().call_soon(self.make_ready)
+            return self.later
+        self.is_ready = False
+        return super().next()
+
+    def make_ready(self) -> None:
+        if self.is_ready or (wake := self.later.wake) is None:
+            return
+        self.is_ready, self.later.wake = True, None
+        wake()
+
+
+async def test_a_connection_waits_for_messages_that_are_not_ready() -> None:
+    batch, after = Slow(20), Slow(3)
+    server = Server(1)
+    async with pool_for(server, 1) as pool:
+        await send(pool, batch, after)
+    assert [result.kind for result in batch.results] == ["sent"] * 20
+    assert [result.kind for result in after.results] == ["sent"] * 3
+    assert server.total == 1
+    assert 20 <= batch.told_later <= 22, "nobody asks again and again"
+    assert not batch.hurried
+
+
+async def test_a_connection_that_is_worn_while_it_waits_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, batch = Server(1), Slow(6)
+    async with pool_for(server, 1) as pool:
+        monkeypatch.setattr(connection.Connection, "is_worn", property(lambda c: c.messages >= 2))
+        await send(pool, batch)
+    assert [result.kind for result in batch.results] == ["sent"] * 6
+    assert server.total == 3
+
+
+async def test_what_is_not_ready_is_not_waited_for_where_it_only_goes_back() -> None:
+    batch = Slow(5)
+    async with pool_for(Server(0), 1) as pool:
+        await send(pool, batch)
+    assert batch.hurried
+    assert [result.kind for result in batch.results] == ["not_sent"] * 5
+
+
+async def test_a_batch_that_fails_when_it_wakes_ends_its_connection() -> None:
+    class Broken(Slow):
+        def next(self) -> Envelope | Later | None:
+            if len(self.results) == 1 and self.is_ready:
+                raise ZeroDivisionError
+            return super().next()
+
+    async with pool_for(Server(1), 1) as pool:
+        with pytest.raises(ZeroDivisionError):
+            await send(pool, Broken(3))
+        assert pool.busy == 0
