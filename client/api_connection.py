@@ -50,7 +50,9 @@ class Connection:
         """Why the last handshake failed."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._dealer = sockets.Dealer(self._context, broker, self._received, curve, self._refused)
+            self._dealer = sockets.Dealer(
+                self._context, broker, self._received, curve, self._refused, self._connected
+            )
         except (sockets.EndpointError, zmq.ZMQError) as error:
             self._context.destroy(0)
             raise ClientError(BAD_INPUT, str(error)) from None
@@ -154,6 +156,9 @@ class Connection:
             stream.abandon(found)
         else:
             self._perform(self._session.reject(request, found))
+
+    def _connected(self) -> None:
+        self._perform(self._session.connected(clock.now().mono))
 
     def _refused(self, failure: Failure) -> None:
         self._trouble = failure.reason

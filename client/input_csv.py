@@ -2,12 +2,15 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import compress, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress, islice
 from operator import itemgetter
+from typing import cast
 
 import msgspec
 
+from client.input_csv_cells import Row, begin_lines, breaks, columns_of, csv_reason, pieces, rows_of
 from client.input_rows import (
     BATCH_ROWS,
     Batch,
@@ -17,20 +20,30 @@ from client.input_rows import (
     merge_name,
     report_fat,
 )
-from client.input_text import ListText, Progress
+from client.input_text import ListText, Progress, lines_of
 from client.problems import InputError, Problem, ProblemLog, counted, shown
+from evenpost.compose import SHORT_VALUE_CHARS
 from evenpost.wire import limits
 
 DELIMITERS = ",;\t|"
 
-Row = list[str]
-
 # The same bytes as evenpost.wire.codec.pack_values for strings and None, in a quarter of its time; a test
 # holds that.
 _pack = msgspec.msgpack.Encoder().encode
-_line_ends = re.compile(r"\r\n|\r|\n").findall
 _HEADER_HINT = "The first line names the columns, one of them 'email'"
 _NO_ADDRESS_HINT = "Name the column 'email', or give --email-column"
+
+
+Values = Sequence[str | None]
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows of the right width, and of them what is wanted."""
+
+    lines: Sequence[int]
+    addresses: list[str]
+    values: list[Values]
 
 
 class CsvSource:
@@ -47,7 +60,7 @@ class CsvSource:
                 "bad_option", f"{delimiter!r} can't be a delimiter", "Give one character, such as ;"
             )
         self._skipped_lines, self._delimiter = self._find_delimiter(delimiter)
-        header, self.header_line = self._read_header()
+        header, self.header_line, self._header_lines = self._read_header()
         self._header = [name.strip() for name in header]
         self._email_index = self._find_email(email_column)
         self._email_column = self._header[self._email_index]
@@ -56,31 +69,30 @@ class CsvSource:
         )
         self._fields = tuple(fields)
         self._indices = [self._find_field(field) for field in fields]
+        self._values_of = self._values_getter()
         self.missing_columns = tuple(f for f, i in zip(fields, self._indices, strict=True) if i is None)
 
     def batches(self, log: ProblemLog, *, checking: bool, progress: Progress | None) -> Iterator[Batch]:
         self.rows_seen = 0
-        width, email_of, column = len(self._header), itemgetter(self._email_index), self._email_column
-        values_of = self._values_getter()
-        for rows, lines in self._rows(log, progress):
-            if set(map(len, rows)) != {width} or "" in map(str.strip, map(email_of, rows)):
-                rows, lines = self._of_right_width(rows, lines, log)
-            if self._text.suspicious:
-                rows, lines = self._of_clean_text(rows, lines, log)
-            self.rows_seen += len(rows)
-            addresses, good = clean_addresses(list(map(email_of, rows)), lines, log, column)
+        for part in self._parts(log, progress):
+            self.rows_seen += len(part.addresses)
+            lines, values = part.lines, part.values
+            addresses, good = clean_addresses(part.addresses, lines, log, self._email_column)
             if good is not None:
-                addresses = list(compress(addresses, good))
-                rows, lines = list(compress(rows, good)), list(compress(lines, good))
-            packed = [_pack(values_of(row)) for row in rows]
-            batch = Batch(lines, addresses, packed)
-            if packed and max(map(len, packed)) > limits.ROW_FIELDS_BYTES_MAX:
-                batch, rows = self._without_fat_rows(batch, rows, log)
+                addresses, values = list(compress(addresses, good)), list(compress(values, good))
+                lines = list(compress(lines, good))
+            batch = Batch(lines, addresses, list(map(_pack, values)))
+            longest = max(map(len, batch.packed), default=0)
+            if longest > limits.ROW_FIELDS_BYTES_MAX:
+                batch, values = self._without_fat_rows(batch, values, log)
             if checking and self.missing_columns:
                 batch.incomplete = [
-                    Incomplete(line, address, values_of(row), self.missing_columns)
-                    for line, address, row in zip(batch.lines, batch.addresses, rows, strict=True)
+                    Incomplete(line, address, row, self.missing_columns)
+                    for line, address, row in zip(batch.lines, batch.addresses, values, strict=True)
                 ]
+            elif not checking and not self.missing_columns:
+                plain = batch.addresses is part.addresses
+                batch.simple = plain and _are_simple(values, longest)
             if batch.addresses:
                 yield batch
 
@@ -92,15 +104,48 @@ class CsvSource:
 
     # --- rows -----------------------------------------------------------------------------------
 
-    def _rows(self, log: ProblemLog, progress: Progress | None) -> Iterator[tuple[list[Row], Sequence[int]]]:
-        """Rows as they are read and the lines on which they begin. Rows that can't be read are reported."""
-        lines_of_text = islice(self._text.lines(progress), self._skipped_lines, None)
+    def _parts(self, log: ProblemLog, progress: Progress | None) -> Iterator[_Part]:
+        line, begun = self._header_lines + 1, ""
+        texts = pieces(self._text.blocks(progress), self._header_lines)
+        for text in texts:
+            text = begun + text
+            part = None if begun else self._by_columns(text, line)
+            if part is not None:
+                line += len(part.addresses)
+            elif (found := rows_of(text, self._delimiter)) is not None:
+                rows, size, begun = found
+                lines = range(line, line + size) if size == len(rows) else begin_lines(rows, line)[0]
+                line += size
+                part = self._picked(rows, lines, log)
+            else:
+                yield from self._one_by_one(chain([text], texts), line, log)
+                return
+            yield part
+        if begun:
+            yield from self._one_by_one([begun], line, log)
+
+    def _by_columns(self, text: str, line: int) -> _Part | None:
+        """The usual piece: nothing in it needs a closer look."""
+        if self._text.suspicious:
+            return None
+        columns = columns_of(text, self._delimiter, len(self._header))
+        if columns is None:
+            return None
+        addresses = columns[self._email_index]
+        if "" in addresses or "" in map(str.strip, addresses):
+            return None  # an empty row, perhaps
+        rows = len(addresses)
+        picked: list[Values] = [[None] * rows if i is None else columns[i] for i in self._indices]
+        values: list[Values] = list(zip(*picked, strict=True)) if picked else [()] * rows
+        return _Part(range(line, line + rows), addresses, values)
+
+    def _one_by_one(self, texts: Iterable[str], first: int, log: ProblemLog) -> Iterator[_Part]:
+        """The same where the csv module finds something wrong: rows that can't be read are reported."""
+        lines_of_text = chain.from_iterable(map(lines_of, texts))
         reader = csv.reader(lines_of_text, delimiter=self._delimiter, strict=True)
-        for row in reader:
-            if row:
-                break  # the header
+        lines_before = first - 1
         while True:
-            first = reader.line_num + self._skipped_lines + 1
+            first = lines_before + reader.line_num + 1
             rows: list[Row] = []
             error: csv.Error | None = None
             try:
@@ -109,13 +154,19 @@ class CsvSource:
                 error = caught
             if not rows and error is None:
                 return
-            lines: Sequence[int] = range(first, first + len(rows))
-            if error is not None or reader.line_num + self._skipped_lines + 1 != first + len(rows):
-                lines, end = _begin_lines(rows, first)
-                if error is not None:
-                    self.rows_seen += 1
-                    log.add("bad_row", end, *_csv_reason(error))
-            yield rows, lines
+            lines, end = begin_lines(rows, first)
+            if error is not None:
+                self.rows_seen += 1
+                log.add("bad_row", end, *csv_reason(error))
+            yield self._picked(rows, lines, log)
+
+    def _picked(self, rows: list[Row], lines: Sequence[int], log: ProblemLog) -> _Part:
+        email_of = itemgetter(self._email_index)
+        if set(map(len, rows)) != {len(self._header)} or "" in map(str.strip, map(email_of, rows)):
+            rows, lines = self._of_right_width(rows, lines, log)
+        if self._text.suspicious:
+            rows, lines = self._of_clean_text(rows, lines, log)
+        return _Part(lines, list(map(email_of, rows)), list(map(self._values_of, rows)))
 
     def _of_right_width(
         self, rows: list[Row], lines: Sequence[int], log: ProblemLog
@@ -162,7 +213,9 @@ class CsvSource:
                 self.rows_seen += 1
         return kept_rows, kept_lines
 
-    def _without_fat_rows(self, batch: Batch, rows: list[Row], log: ProblemLog) -> tuple[Batch, list[Row]]:
+    def _without_fat_rows(
+        self, batch: Batch, values: list[Values], log: ProblemLog
+    ) -> tuple[Batch, list[Values]]:
         good = [len(packed) <= limits.ROW_FIELDS_BYTES_MAX for packed in batch.packed]
         for line, packed, fits in zip(batch.lines, batch.packed, good, strict=True):
             if not fits:
@@ -172,14 +225,14 @@ class CsvSource:
             list(compress(batch.addresses, good)),
             list(compress(batch.packed, good)),
         )
-        return thinner, list(compress(rows, good))
+        return thinner, list(compress(values, good))
 
-    def _values_getter(self) -> Callable[[Row], Sequence[object]]:
+    def _values_getter(self) -> Callable[[Row], Values]:
         indices = self._indices
         present = [i for i in indices if i is not None]
         if len(present) == len(indices) and len(present) >= 2:
             return itemgetter(*present)
-        return lambda row: [None if i is None else row[i] for i in indices]
+        return lambda row: tuple([None if i is None else row[i] for i in indices])
 
     # --- header ---------------------------------------------------------------------------------
 
@@ -201,15 +254,17 @@ class CsvSource:
             return 0, max(DELIMITERS, key=parts)
         raise self._error("empty", "the list is empty", _HEADER_HINT)
 
-    def _read_header(self) -> tuple[Row, int]:
+    def _read_header(self) -> tuple[Row, int, int]:
+        """The names, the line they begin on, and how many lines there are up to the list's first row."""
         lines = islice(self._text.lines(), self._skipped_lines, None)
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
         try:
             for row in reader:
                 if row:
-                    return row, reader.line_num + self._skipped_lines - sum(map(_breaks, row))
+                    end = self._skipped_lines + reader.line_num
+                    return row, end - sum(map(breaks, row)), end
         except csv.Error as error:
-            raise self._error("bad_row", *_csv_reason(error), line=reader.line_num) from None
+            raise self._error("bad_row", *csv_reason(error), line=reader.line_num) from None
         raise self._error("empty", "the list is empty", _HEADER_HINT)
 
     def _find_email(self, given: str | None) -> int:
@@ -247,25 +302,10 @@ class CsvSource:
         return InputError([Problem(kind, reason, hint, self.name, line)])
 
 
-def _begin_lines(rows: list[Row], first: int) -> tuple[list[int], int]:
-    """The line that each row begins on where some have line ends inside, and the line after the last."""
-    lines = []
-    for row in rows:
-        lines.append(first)
-        first += 1 + sum(map(_breaks, row))
-    return lines, first
-
-
-def _breaks(cell: str) -> int:
-    return len(_line_ends(cell)) if "\n" in cell or "\r" in cell else 0
-
-
-def _csv_reason(error: csv.Error) -> tuple[str, str]:
-    words = str(error)
-    if "expected after" in words:
-        return "text after a closing quote", 'Double a quote that is part of the value: ""'
-    if "unexpected end" in words:
-        return "a quote that is never closed", "Close it; everything after it was taken as one value"
-    if "field limit" in words:
-        return "a value is over 131,072 characters", "Is a quote not closed?"
-    return words, ""
+def _are_simple(values: list[Values], longest: int) -> bool:
+    """Whether all of them, none of which is None, are short and printable. `longest`: bytes of the longest
+    row, packed."""
+    texts = list(chain.from_iterable(cast("list[list[str]]", values)))
+    if longest > SHORT_VALUE_CHARS and max(map(len, texts), default=0) > SHORT_VALUE_CHARS:
+        return False
+    return "".join(texts).isprintable()

@@ -5,6 +5,7 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, compress, islice
+from operator import itemgetter
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -20,6 +21,7 @@ from client.input_rows import (
 )
 from client.input_text import ListText, Progress
 from client.problems import ProblemLog, shown
+from evenpost.compose import SHORT_VALUE_CHARS
 from evenpost.wire import codec, limits
 from evenpost.wire.errors import WireError
 
@@ -27,8 +29,11 @@ NumberedRows = list[tuple[int, Any]]
 
 # What JSON can hold becomes the same bytes as by evenpost.wire.codec.pack_values, sooner; a test holds that.
 _pack_json = msgspec.msgpack.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
 
+_unpack_record = msgspec.msgpack.Decoder(tuple[list[int], list[str], list[bytes], bool]).decode
 _LENGTH = struct.Struct("!I")
+_JSON_SCALARS = frozenset({str, int, float, bool})
 
 
 class JsonlSource:
@@ -45,12 +50,14 @@ class JsonlSource:
 
     def batches(self, log: ProblemLog, *, checking: bool, progress: Progress | None) -> Iterator[Batch]:
         self.rows_seen = 0
-        numbered = enumerate(self._text.lines(progress), 1)
-        while lines := list(islice(numbered, BATCH_ROWS)):
-            items = self._decoded(lines, log)
-            batch = self._rows.batch(items, log, checking=checking)
+        lines_of_text, first = self._text.lines(progress), 1
+        while lines := list(islice(lines_of_text, BATCH_ROWS)):
+            batch = self._usual_batch(first, lines, log)
+            if batch is None:
+                batch = self._rows.batch(self._decoded(first, lines, log), log, checking=checking)
             if batch.addresses:
                 yield batch
+            first += len(lines)
 
     def check_unchanged(self) -> None:
         self._text.check_unchanged()
@@ -58,9 +65,21 @@ class JsonlSource:
     def close(self) -> None:
         self._text.close()
 
-    def _decoded(self, lines: list[tuple[int, str]], log: ProblemLog) -> NumberedRows:
+    def _usual_batch(self, first: int, lines: list[str], log: ProblemLog) -> Batch | None:
+        if self._text.suspicious:
+            return None
+        try:
+            items = list(map(_decode_json, lines))
+        except (ValueError, RecursionError):
+            return None
+        batch = self._rows.usual_batch(first, items, log)
+        if batch is not None:
+            self.rows_seen += len(items)
+        return batch
+
+    def _decoded(self, first: int, lines: list[str], log: ProblemLog) -> NumberedRows:
         items: NumberedRows = []
-        for number, line in lines:
+        for number, line in enumerate(lines, first):
             if not line.strip():
                 continue
             self.rows_seen += 1
@@ -118,12 +137,15 @@ class IterableSource:
 
     def _read(self, log: ProblemLog, checking: bool, progress: Progress | None) -> Iterator[Batch]:
         assert self._items is not None
-        numbered = enumerate(self._items, 1)
-        while items := list(islice(numbered, BATCH_ROWS)):
+        while items := list(islice(self._items, BATCH_ROWS)):
+            first = self.rows_seen + 1
             self.rows_seen += len(items)
-            batch = self._rows.batch(self._known(items, log), log, checking=checking)
+            batch = self._rows.usual_batch(first, items, log)
+            if batch is None:
+                known = self._known(list(enumerate(items, first)), log)
+                batch = self._rows.batch(known, log, checking=checking)
             if batch.addresses:
-                record = codec.pack((list(batch.lines), batch.addresses, batch.packed))
+                record = _pack_json((list(batch.lines), batch.addresses, batch.packed, batch.simple))
                 self._spool.write(_LENGTH.pack(len(record)) + record)
                 yield batch
             if progress is not None:
@@ -139,8 +161,8 @@ class IterableSource:
                 return
             (size,) = _LENGTH.unpack(length)
             offset += _LENGTH.size + size
-            lines, addresses, packed = codec.unpack_values(self._spool.read(size))
-            yield Batch(lines, addresses, packed)
+            lines, addresses, packed, simple = _unpack_record(self._spool.read(size))
+            yield Batch(lines, addresses, packed, simple=simple)
 
     @staticmethod
     def _known(items: NumberedRows, log: ProblemLog) -> NumberedRows:
@@ -164,6 +186,8 @@ class MappingRows:
         self._fields = tuple(fields)
         self._email_key = email_key
         self._email = email_key or EMAIL_NAMES[0]
+        self._email_of = itemgetter(self._email)
+        self._values_of = [itemgetter(name) for name in self._fields]
 
     def columns_of(self, item: object) -> tuple[str, ...] | None:
         """The merge fields of one row."""
@@ -171,6 +195,38 @@ class MappingRows:
             return None
         email = self._email_name(item)
         return tuple(str(name) for name in item if name != email)
+
+    def usual_batch(self, first: int, items: list[Any], log: ProblemLog) -> Batch | None:
+        """The batch of rows as they usually are: each a dict with an address and all the fields, which are
+        texts, numbers or booleans. None where one of them needs the closer look that `batch` takes."""
+        if set(map(type, items)) != {dict}:
+            return None
+        try:
+            addresses = list(map(self._email_of, items))
+            columns = [list(map(value_of, items)) for value_of in self._values_of]
+        except KeyError:
+            return None
+        kinds = set(map(type, chain.from_iterable(columns)))
+        if set(map(type, addresses)) != {str} or not kinds <= _JSON_SCALARS:
+            return None
+        texts = chain.from_iterable(columns) if kinds == {str} else _texts(columns)
+        printable = (text := "".join(texts)).isprintable()
+        if not printable and "\0" in text:
+            return None
+        try:
+            packed = list(map(_pack_json, zip(*columns, strict=True) if columns else [()] * len(items)))
+        except (ValueError, OverflowError):
+            return None
+        longest = max(map(len, packed))
+        if longest > limits.ROW_FIELDS_BYTES_MAX:
+            return None
+        lines: Sequence[int] = range(first, first + len(items))
+        cleaned, good = clean_addresses(addresses, lines, log, self._email)
+        simple = cleaned is addresses and printable and kinds <= {str} and longest <= SHORT_VALUE_CHARS
+        if good is not None:
+            lines, cleaned = list(compress(lines, good)), list(compress(cleaned, good))
+            packed = list(compress(packed, good))
+        return Batch(lines, cleaned, packed, simple=simple)
 
     def batch(self, items: NumberedRows, log: ProblemLog, *, checking: bool) -> Batch:
         lines: list[int] = []
@@ -262,6 +318,10 @@ class MappingRows:
                 hint = "Make it a string, a number, true or false, or lists and objects of these"
                 log.add("bad_value", line, f"{shown(value)} ({kind}) can't be sent", hint, name)
                 return
+
+
+def _texts(columns: list[list[Any]]) -> Iterator[str]:
+    return (value for column in columns for value in column if isinstance(value, str))
 
 
 def _has_nul(value: object) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from client.addresses import AddressError, clean_address, is_plain
+from client.addresses import AddressError, are_plain, clean_address, is_plain
 from client.input_text import Progress
 from client.problems import ProblemLog
 from evenpost.wire import limits
@@ -36,6 +36,9 @@ class Batch:
     addresses: list[str]
     packed: list[bytes]
     incomplete: list[Incomplete] = field(default_factory=list)
+    simple: bool = False
+    """Every address is plain, and every value a printable text of at most SHORT_VALUE_CHARS: what a Composer
+    that `takes_simple` can't fail with. Not looked at when `checking`."""
 
 
 class Source(Protocol):
@@ -61,9 +64,12 @@ class Source(Protocol):
 
 
 def clean_addresses(
-    raw: Sequence[str], lines: Sequence[int], log: ProblemLog, column: str
+    raw: list[str], lines: Sequence[int], log: ProblemLog, column: str
 ) -> tuple[list[str], list[bool] | None]:
-    """The addresses as they are sent, and which are good; None: all of them, as is usual."""
+    """The addresses as they are sent (the same list: all of them are plain), and which are good; None: all of
+    them, as is usual."""
+    if are_plain(raw):
+        return raw, None
     addresses = [address if is_plain(address) else "" for address in raw]
     if "" not in addresses:
         return addresses, None

@@ -76,7 +76,15 @@ class ListText:
 
     def lines(self, progress: Progress | None = None) -> Iterator[str]:
         """Each line with its end; \\n, \\r\\n and \\r all end one. Undecodable bytes come as surrogates."""
-        return chain.from_iterable(self._blocks_of_lines(progress))
+        return chain.from_iterable(map(lines_of, self.blocks(progress)))
+
+    def blocks(self, progress: Progress | None = None) -> Iterator[str]:
+        """The same in pieces of a quarter of a megabyte, each of which ends with a line."""
+        self.suspicious = False
+        for text in self._texts(progress):
+            if "\0" in text or (not text.isascii() and self._has_undecodable(text)):
+                self.suspicious = True
+            yield text
 
     def undecodable(self, text: str) -> str | None:
         """What in this text isn't of the file's encoding, in words; None if all is well."""
@@ -94,13 +102,6 @@ class ListText:
         except ValueError:
             return "Save the list as UTF-8, or give its --encoding, such as latin-1"
         return f"If {guess[:40]!r} is right, give --encoding cp1252; otherwise save the list as UTF-8"
-
-    def _blocks_of_lines(self, progress: Progress | None) -> Iterator[Iterable[str]]:
-        self.suspicious = False
-        for text in self._texts(progress):
-            if "\0" in text or (not text.isascii() and self._has_undecodable(text)):
-                self.suspicious = True
-            yield io.StringIO(text, newline="")
 
     def _texts(self, progress: Progress | None) -> Iterator[str]:
         """The file in pieces that end with a line."""
@@ -134,6 +135,11 @@ class ListText:
     def _state(self) -> tuple[int, int]:
         state = os.fstat(self._fd)
         return state.st_size, state.st_mtime_ns
+
+
+def lines_of(text: str) -> Iterable[str]:
+    """Its lines, each with its end."""
+    return io.StringIO(text, newline="")
 
 
 def open_text(source: str | Path, encoding: str | None) -> ListText:

@@ -15,10 +15,10 @@ from hashlib import blake2b
 from itertools import compress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from client.input_csv import CsvSource
-from client.input_duplicates import DuplicateFinder
+from client.input_duplicates import DuplicateFinder, RepeatCheck
 from client.input_mappings import IterableSource, JsonlSource
 from client.input_rows import Batch, Incomplete, RowCheck, Source
 from client.input_text import ListText, Progress, open_text
@@ -64,6 +64,14 @@ class Checked:
         nothing is left or the list as a whole is wrong."""
         if self.problems and (self.fatal or not skip_bad):
             raise InputError(self.problems, self.problems_total)
+
+
+class Chunk(NamedTuple):
+    """Rows that are sent together."""
+
+    rows: list[Row]
+    simple: bool
+    """Every address in it is plain, and every value a short printable text."""
 
 
 class RecipientList:
@@ -122,7 +130,7 @@ class RecipientList:
         if self._checked is not None:
             return self._checked
         log = ProblemLog(self.name)
-        finder = DuplicateFinder()
+        repeats = RepeatCheck()
         digest = _Digest()
         judge = _Judge(log, self._source, check_row)
         good = 0
@@ -131,16 +139,12 @@ class RecipientList:
                 digest.add(batch)
                 if batch.incomplete:
                     batch = self._judged(batch, judge)
-                finder.add(batch.lines, batch.addresses)
+                repeats.add(batch.addresses)
                 good += len(batch.addresses)
-            for first, line in finder.duplicates():
-                log.add(
-                    "duplicate", line, f"the same address as in line {first}", "Remove one of them", "email"
-                )
-                self._bad_lines.add(line)
-                good -= 1
+            if repeats.any():
+                good -= self._find_duplicates(log)
         finally:
-            finder.close()
+            repeats.close()
         self._source.check_unchanged()
         if good > limits.RECIPIENTS_MAX:
             most = f"at most {limits.RECIPIENTS_MAX:,} go into one campaign"
@@ -165,10 +169,15 @@ class RecipientList:
 
         The same list gives the same chunks, today and tomorrow. Raises InputError if the check found a
         problem (other than rows left out by `skip_bad`), or if the file is changed meanwhile."""
+        for chunk in self.told_chunks(rows_max, bytes_max, skip_bad=skip_bad):
+            yield chunk.rows
+
+    def told_chunks(self, rows_max: int, bytes_max: int, *, skip_bad: bool) -> Iterator[Chunk]:
+        """The same, with a word about what is in them."""
         self.check().raise_for_problems(skip_bad=skip_bad)
-        for rows in self._chunks(rows_max, bytes_max):
+        for chunk in self._chunks(rows_max, bytes_max):
             self._source.check_unchanged()
-            yield rows
+            yield chunk
 
     def close(self) -> None:
         self._source.close()
@@ -181,46 +190,71 @@ class RecipientList:
     ) -> None:
         self.close()
 
+    def _find_duplicates(self, log: ProblemLog) -> int:
+        """Reads the list once more, since there are some. How many rows are left out for it."""
+        finder = DuplicateFinder()
+        found = 0
+        try:
+            for batch in self._source.batches(ProblemLog(self.name), checking=False, progress=None):
+                batch = self._without_bad_lines(batch)
+                finder.add(batch.lines, batch.addresses)
+            for first, line in finder.duplicates():
+                log.add(
+                    "duplicate", line, f"the same address as in line {first}", "Remove one of them", "email"
+                )
+                self._bad_lines.add(line)
+                found += 1
+        finally:
+            finder.close()
+        return found
+
+    def _without_bad_lines(self, batch: Batch) -> Batch:
+        if not self._bad_lines:
+            return batch
+        good = [line not in self._bad_lines for line in batch.lines]
+        return Batch(
+            list(compress(batch.lines, good)), list(compress(batch.addresses, good)),
+            list(compress(batch.packed, good)), simple=batch.simple,
+        )  # fmt: skip
+
     def _judged(self, batch: Batch, judge: "_Judge") -> Batch:
         bad = {row.line for row in batch.incomplete if judge.is_bad(row)}
         if not bad:
             return batch
         for line in bad:
             self._bad_lines.add(line)
-        good = [line not in bad for line in batch.lines]
-        return Batch(list(compress(batch.lines, good)), list(compress(batch.addresses, good)), [])
+        return self._without_bad_lines(batch)
 
-    def _chunks(self, rows_max: int, bytes_max: int) -> Iterator[list[Row]]:
+    def _chunks(self, rows_max: int, bytes_max: int) -> Iterator[Chunk]:
         chunk: list[Row] = []
-        chunk_bytes = 0
+        chunk_bytes, simple = 0, True
         for batch in self._source.batches(ProblemLog(self.name), checking=False, progress=None):
-            addresses, packed = batch.addresses, batch.packed
-            if self._bad_lines:
-                good = [line not in self._bad_lines for line in batch.lines]
-                addresses, packed = list(compress(addresses, good)), list(compress(packed, good))
-            rows = list(zip(addresses, packed, strict=True))
+            batch = self._without_bad_lines(batch)
+            rows = list(zip(batch.addresses, batch.packed, strict=True))
+            simple = batch.simple and (simple or not chunk)
             # The sum of all _bound(row): nearly always the whole batch fits.
-            size = sum(map(len, packed)) + 4 * sum(map(len, addresses)) + _ROW_OVERHEAD_BYTES * len(rows)
+            size = sum(map(len, batch.packed)) + 4 * sum(map(len, batch.addresses))
+            size += _ROW_OVERHEAD_BYTES * len(rows)
             if chunk_bytes + size <= bytes_max:
                 chunk += rows
                 chunk_bytes += size
                 while len(chunk) >= rows_max:
-                    yield chunk[:rows_max]
-                    chunk = chunk[rows_max:]
+                    yield Chunk(chunk[:rows_max], simple)
+                    chunk, simple = chunk[rows_max:], batch.simple
                     chunk_bytes = sum(map(_bound, chunk))
                 continue
             for row in rows:
                 size = _bound(row)
                 if chunk and (len(chunk) >= rows_max or chunk_bytes + size > bytes_max):
-                    yield chunk
-                    chunk, chunk_bytes = [], 0
+                    yield Chunk(chunk, simple)
+                    chunk, chunk_bytes, simple = [], 0, batch.simple
                 chunk.append(row)
                 chunk_bytes += size
             if len(chunk) >= rows_max:
-                yield chunk
+                yield Chunk(chunk, simple)
                 chunk, chunk_bytes = [], 0
         if chunk:
-            yield chunk
+            yield Chunk(chunk, simple)
 
 
 class _Judge:

@@ -93,6 +93,7 @@ class _Pending:
     quiet_s: float = 0.0
     """A watch: without an update for this long it is said again. 0: a request with one answer."""
     said_at: float = 0.0
+    unsent: bool = False
 
 
 class Session:
@@ -134,6 +135,14 @@ class Session:
         """The socket didn't take a request: there is no connection just now."""
         if pending := self._pending.get(request):
             pending.send_at = now + self._timing.unsent_s
+            pending.unsent = True
+
+    def connected(self, now: float) -> list[Command]:
+        """There is a connection again, or the first: what found none is sent at once."""
+        for pending in self._pending.values():
+            if pending.unsent:
+                pending.send_at = now
+        return self.tick(now)
 
     def receive(self, request: int, message: Message, now: float) -> list[Command]:
         """An answer came. One that nobody waits for (a duplicate, or late) is passed over."""
@@ -168,7 +177,7 @@ class Session:
                 del self._pending[request]
                 commands.append(Fail(request, _no_answer(pending.patience_s, pending.refusal)))
             elif now >= pending.send_at:
-                pending.said_at = now
+                pending.said_at, pending.unsent = now, False
                 pending.send_at = now + max(pending.pause_s, pending.quiet_s)
                 pending.pause_s = min(2 * pending.pause_s, max(pending.pause_s, self._timing.retry_s_max))
                 commands.append(Send(request, pending.frames))

@@ -124,7 +124,7 @@ class Plan:
             stream.stored = lambda stored: progress("send", stored, self.total)
 
     def rows(self, rows_max: int, bytes_max: int) -> Iterator[list[Row]]:
-        """The recipients in chunks, each row tried out on the template.
+        """The recipients in chunks, each row tried out on the template, unless it can't fail there.
 
         Raises InputError when all are seen, if some fail; from the first of them on nothing more is given.
         With skip_bad they go along: each ends as bounced, with its reason in the report.
@@ -132,9 +132,11 @@ class Plan:
         bad: list[Problem] = []
         bad_total = number = 0
         check, unpack = self.composer.check, codec.unpack_values
-        for rows in self.raw_rows(rows_max, bytes_max):
-            if self._skip_bad:
-                yield rows
+        for rows, simple in self.list.told_chunks(rows_max, bytes_max, skip_bad=self._skip_bad):
+            if self._skip_bad or (simple and self.composer.takes_simple):
+                number += len(rows)
+                if not bad:
+                    yield rows
                 continue
             for address, packed in rows:
                 try:

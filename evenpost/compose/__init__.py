@@ -3,7 +3,15 @@
 The worker sends with it, the client checks and previews with it.
 """
 
-from evenpost.compose.composer import Composer, Envelope, compile_template, fields_used
+from evenpost.compose.composer import SHORT_VALUE_CHARS, Composer, Envelope, compile_template, fields_used
 from evenpost.compose.errors import ComposeError, TemplateError
 
-__all__ = ["ComposeError", "Composer", "Envelope", "TemplateError", "compile_template", "fields_used"]
+__all__ = [
+    "SHORT_VALUE_CHARS",
+    "ComposeError",
+    "Composer",
+    "Envelope",
+    "TemplateError",
+    "compile_template",
+    "fields_used",
+]

@@ -26,7 +26,7 @@ _CID = re.compile(r"""(?i)["'(\s]cid:([^"'()\s{}<>]+)(?=["')\s])""")
 
 _TAIL_COPIED_MAX = 16 * 1024
 """What follows the bodies is joined to them as text up to this; larger attachments stay bytes."""
-_SHORT_VALUE_CHARS = 100
+SHORT_VALUE_CHARS = 100
 """Values up to this can't make any header of a plain template too long for check()."""
 
 
@@ -46,6 +46,10 @@ class Composer:
     unknown: tuple[TemplateError, ...]
     """Names that the template reads, that no field has and that nothing in it provides for: each recipient
     will fail. They are told apart from TemplateErrors that are raised so that a client can show them all."""
+    takes_simple: bool
+    """No row fails whose address is plain ASCII (RFC 5321's Dot-string, @, letters, digits, dots and hyphens)
+    and whose values, one for each field, are printable texts of at most SHORT_VALUE_CHARS: no need to
+    check() it."""
     envelope_from: str | None
     """The envelope sender if it is everybody's; None where it depends on the recipient."""
 
@@ -106,6 +110,7 @@ class Composer:
         if self.envelope_from is None:
             self._risky.append(self._render_envelope)
         self._checkable = self.uses <= position.keys()
+        self.takes_simple = self._checkable and not self._risky
 
     # --- making messages ----------------------------------------------------------------------
 
@@ -150,7 +155,7 @@ class Composer:
         if self._checkable and len(values) == len(self._fields):
             for position in self._used:
                 value = values[position]
-                if not (isinstance(value, str) and value.isprintable() and len(value) <= _SHORT_VALUE_CHARS):
+                if not (isinstance(value, str) and value.isprintable() and len(value) <= SHORT_VALUE_CHARS):
                     break
             else:
                 try:

@@ -117,8 +117,9 @@ def _shuffle_routing_ids() -> None:
 
 
 class Dealer:
-    """A connected DEALER inside an asyncio loop: `receive` is called with the frames of each message, and
-    `refused` when a handshake failed, over and over while it does.
+    """A connected DEALER inside an asyncio loop: `receive` is called with the frames of each message,
+    `refused` when a handshake failed, over and over while it does, and `connected` when one has succeeded:
+    from then on it sends.
 
     Why not zmq.asyncio: it makes a future for every message; here a message is a plain call.
     """
@@ -130,12 +131,14 @@ class Dealer:
         receive: Callable[[list[bytes]], None],
         curve: CurvePeer | None = None,
         refused: Callable[[Failure], None] | None = None,
+        connected: Callable[[], None] | None = None,
     ) -> None:
         self._context = context
         self._endpoint = check_endpoint(endpoint)
         self._receive = receive
         self._curve = curve
         self._refused = refused
+        self._connected = connected
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._closed = False
@@ -206,6 +209,8 @@ class Dealer:
 
     def _succeeded(self) -> None:
         self._retry_s = _REFUSED_RETRY_S
+        if self._connected is not None:
+            self._connected()
 
     def _schedule(self) -> None:
         if not self._scheduled:

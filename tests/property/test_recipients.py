@@ -107,7 +107,7 @@ def test_skip_bad_leaves_the_first_of_each_good_address(rows_in: list[tuple[str,
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 300), max_size=400), st.integers(1, 100), st.integers(1, 50))
 def test_duplicates_are_exact(numbers: list[int], spill_rows: int, step: int) -> None:
-    finder = DuplicateFinder(spill_rows=spill_rows)
+    finder = DuplicateFinder(spill_bytes=24 * spill_rows)
     addresses = [f"p{n}@example.com" for n in numbers]
     for start in range(0, len(addresses), step):
         part = addresses[start : start + step]

@@ -236,6 +236,19 @@ async def test_a_row_that_the_template_cannot_take_stops_all_before_the_commit(b
     assert [m for m in broker.seen if isinstance(m, Cancel)] == [Cancel("c1")]
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+async def test_simple_rows_are_tried_out_where_the_template_does_more_than_fill_them_in(
+    broker: FakeBroker, tmp_path: Path, from_file: bool
+) -> None:
+    people = [{"email": f"u{i}@example.com", "n": "5" if i != 7 else "0"} for i in range(9)]
+    path = tmp_path / "list.csv"
+    path.write_text("".join(f"{email},{n}\n" for email, n in [("email", "n"), *(p.values() for p in people)]))
+    async with async_client(broker) as client:
+        with pytest.raises(InputError, match=r"recipient 8, u7@example\.com"):
+            given = path if from_file else people
+            await client.submit(campaign(recipients=given, subject="{{ 10 / n|int }}", text="x"))
+
+
 async def test_a_template_that_cannot_be_is_refused_first(broker: FakeBroker) -> None:
     async with async_client(broker) as client:
         with pytest.raises(InputError, match="subject"):

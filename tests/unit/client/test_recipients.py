@@ -415,7 +415,7 @@ def test_email_is_no_field() -> None:
 
 
 def test_duplicates_beyond_memory() -> None:
-    finder = DuplicateFinder(spill_rows=500)
+    finder = DuplicateFinder(spill_bytes=12_000)
     addresses = [f"a{i}@example.com" for i in range(4_000)]
     addresses[3_100] = "A17@example.com"
     addresses[3_900] = "a17@Example.com"

@@ -71,6 +71,16 @@ def test_what_found_no_connection_is_tried_again_soon() -> None:
     assert sent(session.tick(0.05)) == [request]
 
 
+def test_what_found_no_connection_is_sent_as_soon_as_there_is_one() -> None:
+    session = Session(TIMING)
+    first, _ = session.ask(Status(), 0.0)
+    second, _ = session.ask(Status(), 0.0)
+    session.unsent(second, 0.0)
+    assert sent(session.connected(0.01)) == [second]
+    assert sent(session.connected(0.02)) == []
+    assert first != second
+
+
 @pytest.mark.parametrize("code", [Code.BUSY, Code.UNAVAILABLE])
 def test_busy_means_try_later_and_in_the_end_says_why(code: Code) -> None:
     session = Session(TIMING)

@@ -307,6 +307,9 @@ def test_check_says_what_compose_says(make):
             composer.check(0, "a@b.c", bad)
         assert str(checked.value) == str(composed.value)
     risky = make(text="{{ 10 / a|int }}", fields=["a"])
+    assert make(subject="{{ a }}", text="{{ a }}", fields=["a"]).takes_simple
+    assert not risky.takes_simple and not make(text="{{ a.b }}", fields=["a"]).takes_simple
+    assert not make(text="{{ a }} {{ b }}", fields=["a"]).takes_simple
     risky.check(0, "a@b.c", ["5"])
     with pytest.raises(ComposeError, match="ZeroDivisionError"):
         risky.check(0, "a@b.c", ["0"])

@@ -86,6 +86,22 @@ async def test_nothing_is_queued_for_a_peer_that_is_not_there(unused_tcp_port: i
     context.term()
 
 
+async def test_a_dealer_tells_when_it_can_send(unused_tcp_port: int) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    endpoint = f"tcp://127.0.0.1:{unused_tcp_port}"
+    connected = asyncio.Event()
+    dealer = sockets.Dealer(context, endpoint, lambda _: None, connected=connected.set)
+    assert dealer.send([b"hello"]) is False
+    assert not connected.is_set()
+    router = sockets.router(context, endpoint)
+    async with asyncio.timeout(DEADLINE_S):
+        await connected.wait()
+    assert dealer.send([b"hello"]) is True
+    dealer.close()
+    router.close()
+    context.term()
+
+
 def test_a_router_tells_of_a_peer_that_is_gone(unused_tcp_port: int) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = sockets.router(context, f"tcp://127.0.0.1:{unused_tcp_port}")
