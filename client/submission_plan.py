@@ -1,7 +1,9 @@
 """From a campaign to what is sent: the template compiled, the list checked, the chunks cut."""
 
 import secrets
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -26,6 +28,10 @@ Python has no bytes: ("check", recipients read, 0)."""
 
 TELL_ROWS = 1_000
 """Progress isn't told more often."""
+RECENT_TEMPLATES_MAX = 32
+"""Compiled templates that a thread keeps."""
+RECENT_BYTES_MAX = 65_536
+"""Larger ones aren't kept."""
 
 
 def new_submission_id() -> str:
@@ -64,14 +70,13 @@ class Plan:
         self._skip_bad = skip_bad
         self._progress = progress
         self._options = campaign.options()
-        template = campaign.template()
         try:
-            fields = sorted(fields_used(template))
-            self.template: Template = msgspec.structs.replace(template, fields=fields)
-            self.composer = self._compile(self.template)
+            # A list in a file is read by other threads than this one.
+            compile_ = _compiled if campaign.reads_file else _recent.compiled
+            self.template, self.composer = compile_(campaign.template())
         except TemplateError as error:
             raise InputError([template_problem(error, campaign)]) from None
-        self.list = campaign.open_recipients(fields)
+        self.list = campaign.open_recipients(self.template.fields)
         self.checked: Checked | None = None
         self._submission = ""
 
@@ -199,21 +204,52 @@ class Plan:
             return str(error)
         return None
 
-    def _compile(self, template: Template) -> Composer:
-        # Campaign id and time are the broker's to give; the check doesn't depend on them.
-        return compile_template(template, campaign_id="preview", created_at_ms=time.time_ns() // 1_000_000)
-
     def _with_unknown_names(self, found: Checked) -> InputError:
         """The template uses names that the list has no column for: says where, and what was meant."""
         offered = {merge_name(column) for column in self.list.columns or ()}
         offered |= {column for column in self.list.columns or () if column.isidentifier()}
-        composer = self._compile(msgspec.structs.replace(self.template, fields=sorted(offered)))
+        composer = _compile(msgspec.structs.replace(self.template, fields=sorted(offered)))
         unknown = [template_problem(error, self.campaign) for error in composer.unknown]
         if not unknown:  # a default that doesn't help: the list's own words are the best there are
             return InputError(found.problems, found.problems_total)
         rest = [p for p in found.problems if p.kind not in ("missing_column", "empty")]
         hidden = len(found.problems) - len(rest)
         return InputError([*unknown, *rest], found.problems_total - hidden + len(unknown))
+
+
+class _Recent(threading.local):
+    """What this thread compiled lately: who sends one message at a time sends the same template again and
+    again, and to compile it takes longer than all the rest of a call. A composer is for one thread."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[Template, Composer]] = OrderedDict()
+
+    def compiled(self, template: Template) -> tuple[Template, Composer]:
+        """As `_compiled`."""
+        key = b"" if template.attachments else codec.pack_struct(template)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        found = _compiled(template)
+        if 0 < len(key) <= RECENT_BYTES_MAX:
+            self._known[key] = found
+            if len(self._known) > RECENT_TEMPLATES_MAX:
+                self._known.popitem(last=False)
+        return found
+
+
+_recent = _Recent()
+
+
+def _compiled(template: Template) -> tuple[Template, Composer]:
+    """The template with the fields that it uses. Raises TemplateError."""
+    whole = msgspec.structs.replace(template, fields=sorted(fields_used(template)))
+    return whole, _compile(whole)
+
+
+def _compile(template: Template) -> Composer:
+    # Campaign id and time are the broker's to give; the check doesn't depend on them.
+    return compile_template(template, campaign_id="preview", created_at_ms=time.time_ns() // 1_000_000)
 
 
 def template_problem(error: TemplateError, campaign: Campaign) -> Problem:

@@ -260,6 +260,8 @@ class Composer:
 
     def _find_unknown(self, template: Template) -> tuple[TemplateError, ...]:
         known = frozenset(self._fields)
+        if self.uses <= known:
+            return ()  # all parts would have to be parsed again to say so
         errors: list[TemplateError] = []
         for name, source in sources(template):
             errors += unguarded(name, source, self._html if name == "html" else self._plain_text, known)

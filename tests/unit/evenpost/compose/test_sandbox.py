@@ -5,8 +5,10 @@ import itertools
 import time
 
 import pytest
+from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
 
 from evenpost.compose import ComposeError, TemplateError, growth
+from evenpost.compose.sandbox import Sandbox
 
 ESCAPES = [
     "{{ '{0.__class__.__mro__}'.format(()) }}",  # CVE-2016-10745
@@ -266,3 +268,24 @@ def test_formats_that_are_fine(make):
         text="{{ '%05.2f € 1000000' % 3.14159 }} {{ '{:>8} 1234567'.format('x') }} {{ '%s'|format(1) }}"
     )
     assert b"03.14" in composer.compose(0, "a@b.c", [], 0)
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_each_filter_and_test_is_charged_however_it_is_asked_for(derived):
+    for named, plain in (("filters", DEFAULT_FILTERS), ("tests", DEFAULT_TESTS)):
+        for name in sorted(plain.keys() - {"random"}):
+            by_get, by_key = (getattr(Sandbox(derived=derived), named) for _ in range(2))
+            assert name in by_get
+            found = by_get.get(name)
+            assert found.__wrapped__ is not None
+            assert found is by_get[name]
+            assert by_key[name].__wrapped__ == found.__wrapped__
+
+
+def test_what_is_no_filter_is_none():
+    filters = Sandbox().filters
+    for name in ("random", "nothing"):
+        assert name not in filters
+        assert filters.get(name) is None
+        with pytest.raises(KeyError):
+            filters[name]
