@@ -113,6 +113,7 @@ command(
     "latency",
     latency.measure,
     number("--samples", 500, "Single messages, idle and beside bulk each."),
+    number("--rounds", 2, "Rounds, each with its part of them."),
 )
 command(
     "balance",

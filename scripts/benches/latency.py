@@ -5,11 +5,11 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 
 from scripts.benches.paced_sink import STAMPED_DOMAIN, PacedSink, paced_sinks
 from scripts.benches.processes import ROOT, Cluster, cluster, newsletter
 from scripts.benches.table import Bar, Result
+from scripts.benches.usage import Cost, Spread
 
 SERVERS, CONNECTIONS = 3, 20
 BULK_SERVICE_S = 0.03
@@ -18,57 +18,97 @@ the limit."""
 _PAUSE_S = (0.02, 0.06)
 """Between two single messages, at random: nothing falls in step with a tick of the broker."""
 _FLUSHES = 100
+IDLE_P50_MS_MAX = 5
+_SHOWN = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-def measure(samples: int) -> Result:
-    """Single messages of priority 9, alone and beside a newsletter that has every connection.
+def measure(samples: int, rounds: int) -> Result:
+    """Single messages of priority 9, alone and beside a newsletter that has every connection, in turn.
 
     A broker with its journal flushed to disk, three servers with a worker of 20 connections each. Timed from
     the client's call to the server's 250, by the same clock; the call returns when the message is on disk.
-    Alone, the servers answer at once: what is left is Evenpost's own. Beside the newsletter, each message,
-    single or bulk, takes 30 ms on its connection; those are in the figures.
+    All of them use one template, as a program's messages do. Alone, the servers answer at once: what is left
+    is Evenpost's own. Beside the newsletter, each message, single or bulk, takes 30 ms on its connection;
+    those are in the figures. --samples of each kind, in --rounds parts.
     """
-    rows: list[Sequence[object]] = []
-    figures: dict[str, object] = {"samples": samples}
-    with paced_sinks([0.0] * SERVERS) as sinks, cluster([s.port for s in sinks], CONNECTIONS) as made:
-        _singles(made, sinks, 20, "w")  # connections, imports, templates
-        cpu = made.broker.cpu_s
-        calls_ms, idle_ms = _singles(made, sinks, samples, "i")
-        broker_ms = (made.broker.cpu_s - cpu) / samples * 1e3
-    rows.append(_row(figures, "idle: call to 250", "idle", idle_ms))
-    rows.append(_row(figures, "idle: call to its return", "idle_call", calls_ms))
-    services = [BULK_SERVICE_S] * SERVERS
-    with paced_sinks(services) as sinks, cluster([s.port for s in sinks], CONNECTIONS) as made:
-        receipt = made.client.submit(newsletter(2_000 + 200 * samples))
-        while sum(sink.seen().messages for sink in sinks) < 1_500:
-            time.sleep(0.05)
-        before, began = sum(sink.seen().messages for sink in sinks), time.monotonic()
-        calls_ms, bulk_ms = _singles(made, sinks, samples, "b")
-        seconds = time.monotonic() - began
-        rate = (sum(sink.seen().messages for sink in sinks) - before) / seconds
-        busy = rate * BULK_SERVICE_S / (SERVERS * CONNECTIONS)
-        assert made.client.status(receipt.campaign).state == "running", "the newsletter ended too early"
-        made.client.cancel(receipt.campaign)
-    rows.append(_row(figures, "bulk: call to 250", "bulk", bulk_ms))
-    rows.append(_row(figures, "bulk: call to its return", "bulk_call", calls_ms))
+    part = -(-samples // rounds)
+    idle, bulk = _Times("idle"), _Times("bulk")
+    busy, rates = [], []
+    for number in range(rounds):
+        with paced_sinks([0.0] * SERVERS) as sinks, cluster([s.port for s in sinks], CONNECTIONS) as made:
+            _singles(made, sinks, 20, "w")  # connections, imports, templates
+            pids = made.pids | {"sinks": [sink.pid for sink in sinks]}
+            with idle.cost.round(part, pids):
+                idle.add(*_singles(made, sinks, part, f"i{number}."))
+        services = [BULK_SERVICE_S] * SERVERS
+        with paced_sinks(services) as sinks, cluster([s.port for s in sinks], CONNECTIONS) as made:
+            receipt = made.client.submit(newsletter(2_000 + 200 * part))
+            while sum(sink.seen().messages for sink in sinks) < 1_500:
+                time.sleep(0.05)
+            before, began = sum(sink.seen().messages for sink in sinks), time.monotonic()
+            bulk.add(*_singles(made, sinks, part, f"b{number}."))
+            seconds = time.monotonic() - began
+            rates.append((sum(sink.seen().messages for sink in sinks) - before) / seconds)
+            busy.append(rates[-1] * BULK_SERVICE_S / (SERVERS * CONNECTIONS))
+            assert made.client.status(receipt.campaign).state == "running", "the newsletter ended too early"
+            made.client.cancel(receipt.campaign)
     flush_ms = _disk_flush_ms()
-    figures |= {"flush_ms": flush_ms, "bulk_per_s": rate, "bulk_busy": busy, "broker_cpu_ms": broker_ms}
+    rate, busy_part = statistics.median(rates), statistics.median(busy)
+    p50 = Spread.of([statistics.median(each) for each in idle.to_250])
     return Result(
         "latency",
         ["ms", "p50", "p90", "p99", "most"],
-        rows,
-        figures,
+        [*idle.rows(), *bulk.rows()],
+        {
+            "samples": samples,
+            "rounds": rounds,
+            **idle.figures(),
+            **bulk.figures(),
+            "idle_p50_ms": [statistics.median(each) for each in idle.to_250],
+            "flush_ms": flush_ms,
+            "bulk_per_s": rate,
+            "bulk_busy": busy_part,
+            "broker_cpu_ms": idle.cost.us("broker") / 1e3,
+        },
         [
-            Bar("idle, p50, ms", statistics.median(idle_ms), 10, False),
-            Bar("beside bulk, p99, ms", _quantile(bulk_ms, 0.99), 250, False),
-            Bar("beside bulk, connections busy, %", busy * 100, 90, True),
+            Bar("idle, p50, ms", p50.median, IDLE_P50_MS_MAX, False),
+            Bar("beside bulk, p99, ms", bulk.quantile(0.99), 250, False),
+            Bar("beside bulk, connections busy, %", busy_part * 100, 90, True),
         ],
         [
-            f"{samples} single messages each; one costs the broker {broker_ms:.1f} ms of CPU.",
+            f"Idle, p50 to the 250, round by round: {p50} ms.",
             f"A bare flush of 8 KB takes this disk {flush_ms:.1f} ms (median of {_FLUSHES}): a floor.",
-            f"Bulk: {rate:,.0f} messages/s kept {busy:.0%} of all connections busy.",
+            f"Bulk: {rate:,.0f} messages/s kept {busy_part:.0%} of all connections busy.",
         ],
+        [idle.cost],
+        "a single message",
     )
+
+
+class _Times:
+    """Of single messages of one kind, in milliseconds, round by round."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.cost = Cost(name)
+        self.calls: list[list[float]] = []
+        self.to_250: list[list[float]] = []
+
+    def add(self, calls: list[float], to_250: list[float]) -> None:
+        self.calls.append(calls)
+        self.to_250.append(to_250)
+
+    def quantile(self, part: float) -> float:
+        return _quantile([ms for each in self.to_250 for ms in each], part)
+
+    def rows(self) -> list[list[object]]:
+        return [
+            [f"{self.name}: {what}", *_quantiles(values).values()]
+            for what, values in (("call to 250", self.to_250), ("call to its return", self.calls))
+        ]
+
+    def figures(self) -> dict[str, object]:
+        return {f"{self.name}_ms": _quantiles(self.to_250), f"{self.name}_call_ms": _quantiles(self.calls)}
 
 
 def _singles(
@@ -111,11 +151,9 @@ def _disk_flush_ms() -> float:
     return statistics.median(times)
 
 
-def _row(figures: dict[str, object], title: str, name: str, values: list[float]) -> list[object]:
-    found = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    quantiles = {key: _quantile(values, part) for key, part in found.items()}
-    figures[f"{name}_ms"] = quantiles
-    return [title, *quantiles.values()]
+def _quantiles(rounds: list[list[float]]) -> dict[str, float]:
+    values = [ms for each in rounds for ms in each]
+    return {name: _quantile(values, part) for name, part in _SHOWN.items()}
 
 
 def _quantile(values: list[float], part: float) -> float:

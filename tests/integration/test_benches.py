@@ -20,7 +20,10 @@ _TOOL_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib
 
 # The command, its options, and what its figures have beside the name and the machine.
 BENCHES = {
-    "latency": (["--samples", "10"], {"idle_ms", "bulk_ms", "bulk_busy", "flush_ms"}),
+    "latency": (
+        ["--samples", "10", "--rounds", "1"],
+        {"idle_ms", "bulk_ms", "bulk_busy", "flush_ms", "costs"},
+    ),
     "balance": (["--messages", "1000"], {"makespan_s", "ideal_s", "ratio", "taken", "cpu"}),
     "dispatch": (["--messages", "20000"], {"us_10", "us_100", "us_1000"}),
     "throughput": (
