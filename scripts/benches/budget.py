@@ -20,7 +20,8 @@ WORKER = {
         *("worker/session", "worker/reporting", "worker/lease", "worker/service", "worker/vocabulary"),
         *("evenpost/runtime/sockets", "zmq/", "[thread_ZMQ"),
     ),
-    "addresses of the server": ("[thread_uvloop", "[thread_libuv"),
+    "others' connections to the server": ("worker/external", "[thread_uvloop"),
+    "addresses of the server": ("[thread_libuv",),
     "event loop, reading from sockets": ("asyncio/",),
 }
 BROKER = {
