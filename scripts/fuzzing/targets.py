@@ -28,7 +28,7 @@ from evenpost.wire.errors import WireError
 from worker.agent import AgentState
 from worker.outcome_log_file import Block, header, records
 from worker.smtp.config import ServerConfig
-from worker.smtp.content import encode
+from worker.smtp.content import checked
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, StartTls
 from worker.smtp.protocol import SmtpClient
 from worker.smtp.reply import LINES_MAX, ProtocolError, ReplyParser
@@ -102,7 +102,7 @@ def smtp_session(data: bytes) -> None:
                 case Closed(_, unsent):
                     assert all(envelope.key not in results for envelope in unsent)
                 case ContentWanted(envelope) if not client.is_closed:
-                    client.send_content(encode(b"Subject: x\r\n\r\n.y\r\n"))
+                    client.send_content(checked(b"Subject: x\r\n\r\ny\r\n"))
                     out.add(envelope.key)
                 case StartTls() if not client.is_closed:
                     client.tls_established()

@@ -22,7 +22,7 @@ from tests.servers.ports import free_port
 from tests.servers.sink import SmtpSink
 from worker.smtp.config import ServerConfig, Timeouts
 from worker.smtp.connection import Connection
-from worker.smtp.content import WireContent, encode
+from worker.smtp.content import WireContent, checked
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result, Stage
 from worker.smtp.pool import Pool
@@ -39,7 +39,7 @@ SHORT = Timeouts(
     final_dot=0.2,
     quit=0.2,
 )
-CONTENT = encode(b"Subject: hello\r\n\r\n.dot and all\r\n")
+CONTENT = checked(b"Subject: hello\r\n\r\nno dot at all.\r\n")
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -154,7 +154,7 @@ async def test_plain() -> None:
         await send(ServerConfig("127.0.0.1", port, tls="none"), batch)
     assert batch.kinds == {"sent": 5}
     assert [one.rcpt_tos for one in inbox.received] == [[f"{key}@example.org"] for key in range(1, 6)]
-    assert {one.original_content for one in inbox.received} == {b"Subject: hello\r\n\r\n.dot and all\r\n"}
+    assert {one.original_content for one in inbox.received} == {b"Subject: hello\r\n\r\nno dot at all.\r\n"}
 
 
 @pytest.mark.parametrize("auth", [("PLAIN",), ("LOGIN",)])
@@ -708,7 +708,7 @@ async def test_a_closed_connection_takes_no_batch() -> None:
 @on_both_loops
 async def test_a_large_message_to_a_slow_reader() -> None:
     size = 20 * 1024 * 1024
-    content = encode((b"x" * 76 + b"\r\n") * (size // 78))
+    content = checked((b"x" * 76 + b"\r\n") * (size // 78))
     taken = 0
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,15 +3,16 @@
 import pytest
 
 from worker.smtp.config import ServerConfig, Timeouts
-from worker.smtp.content import WireContent, encode
+from worker.smtp.content import WireContent, checked
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event
+from worker.smtp.outbox import WRITE_BYTES_MAX
 from worker.smtp.outcome import Cause, Stage
-from worker.smtp.protocol import WRITE_BYTES_MAX, SmtpClient
+from worker.smtp.protocol import SmtpClient
 
 A = Envelope("from@example.com", "a@example.org", 100, 1)
 B = Envelope("from@example.com", "b@example.org", 200, 2)
-BODY = encode(b"Subject: x\r\n\r\n.dot\r\n")
-END = b"..dot\r\n.\r\n"
+BODY = checked(b"Subject: x\r\n\r\ndot.\r\n")
+END = b"dot.\r\n.\r\n"
 ACCEPT = b"250 ok\r\n250 ok\r\n354 go\r\n"
 
 
