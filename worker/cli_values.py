@@ -8,7 +8,7 @@ import click
 
 from evenpost.runtime.secret import Secret
 from evenpost.runtime.settings import read_secret
-from worker.smtp.config import is_host
+from worker.smtp.config import DISCARDABLE, is_host
 
 PASSWORD_VARIABLE = "EVENPOST_SMTP_PASSWORD"  # noqa: S105  # the name of the variable, not a password
 CREDENTIAL = "smtp-password"
@@ -64,6 +64,16 @@ def agent(agent: str) -> tuple[str, int]:
     if not is_host(host):
         raise click.BadParameter(f"{host!r} is not a host name or address.", param_hint="'--agent'")
     return host, int(port)
+
+
+def ehlo_keywords(listed: str) -> frozenset[str]:
+    keywords = {word.strip().upper() for word in listed.split(",")} - {""}
+    if unknown := sorted(keywords - DISCARDABLE):
+        known = ", ".join(sorted(DISCARDABLE)).lower()
+        raise click.BadParameter(
+            f"{unknown[0].lower()!r} is not one of {known}", param_hint="'--discard-ehlo-keywords'"
+        )
+    return frozenset(keywords)
 
 
 def name(name: str, hint: str) -> str:
