@@ -76,9 +76,7 @@ def measure(server: str, delays: str, seconds: int, rounds: int) -> Result:
         rows,
         figures,
         bars,
-        [
-            f"{CONNECTIONS} connections, {size:,} bytes a message; smtp-source takes {ROUND_TRIPS} round trips each."
-        ],
+        [f"{CONNECTIONS} connections, {size:,} bytes a message; smtp-source: {ROUND_TRIPS} round trips."],
     )
 
 

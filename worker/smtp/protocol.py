@@ -60,16 +60,20 @@ class SmtpClient:
         self.is_ready = False
         """Envelopes are taken, now or after some reply."""
         self.is_closed = False
+        self.chunks = False
+        """Messages may go whole, by `send_message`."""
+        self.is_worn = False
+        """It takes no more of those: too many were refused."""
         self.progress = 0
         """Changes with each reply and each write: what a time-out is measured from."""
 
         self._waiting: deque[Stage] = deque()  # commands that went out, in order
         self._later: deque[tuple[Stage, bytes]] = deque()  # commands still to go, without PIPELINING
         self._open: deque[Transaction] = deque()  # in the order of their answers
+        self._is_headed = False  # the last of them has begun, and its content hasn't been queued
         self._content_wanted = False
         self._reset_needed = False  # the server still holds a MAIL we don't go on with
         self._refusals = 0
-        self._depth = 0
         self._commands = Commands(self.capabilities)
         self._outbox = Outbox()
         self._unwritten_bytes = 0  # handed out, and not with the operating system when data last came
@@ -77,26 +81,15 @@ class SmtpClient:
     # -- what the owner asks ------------------------------------------------------------------
 
     @property
-    def chunks(self) -> bool:
-        """Messages may go whole, by `send_message`."""
-        return self._depth > 0
-
-    @property
     def room(self) -> int:
         """How many messages `send_message` takes now."""
-        opened = self._open
-        if not self.is_ready or (opened and opened[-1].end < 0) or self._outbox.in_pieces:
+        if not self.chunks or not self.is_ready or self._is_headed or self._outbox.in_pieces:
             return 0
-        return max(0, min(self._depth, REFUSALS_MAX - self._refusals) - len(opened))
-
-    @property
-    def is_worn(self) -> bool:
-        """It takes no more by `send_message`: too many were refused."""
-        return self._depth > 0 and self._refusals >= REFUSALS_MAX
+        return max(0, min(self._config.pipeline_depth, REFUSALS_MAX - self._refusals) - len(self._open))
 
     @property
     def ready_for_envelope(self) -> bool:
-        if not self.is_ready or (self._open and self._open[-1].end < 0):
+        if self._is_headed or not self.is_ready:
             return False
         return self.capabilities.pipelining or not self._waiting
 
@@ -107,7 +100,8 @@ class SmtpClient:
 
     @property
     def has_data_to_send(self) -> bool:
-        return self._outbox.handed < self._outbox.queued
+        outbox = self._outbox
+        return outbox.handed < outbox.queued
 
     @property
     def ends_content_next(self) -> bool:
@@ -167,23 +161,24 @@ class SmtpClient:
 
     def refusal(self, envelope: Envelope) -> Result | None:
         """Why this server can't be asked to take it; `send_message` and `send_envelope` say the same."""
-        return self._commands.refusal(envelope)
+        said = self._commands.begin(envelope)
+        return said if isinstance(said, Result) else None
 
     def send_message(self, envelope: Envelope, content: WireContent) -> Result | None:
         """Sends a whole message. A result means that it was refused here, and nothing goes out."""
         if not self.room:
             raise RuntimeError("send_message without room")
         _check_end(content)
-        if (refusal := self._commands.refusal(envelope)) is not None:
-            return refusal
-        commands, waiting, outbox = self._commands, self._waiting, self._outbox
-        text = f"{commands.mail(envelope)}{commands.rcpt(envelope)}BDAT {len(content)} LAST\r\n"
+        said = self._commands.begin(envelope)
+        if isinstance(said, Result):
+            return said
+        mail, rcpt = said
+        waiting, outbox = self._waiting, self._outbox
         if self._takes_reset():
-            text = "RSET\r\n" + text
+            mail = "RSET\r\n" + mail
             waiting.append(_RSET)
         waiting.extend((_MAIL, _RCPT, _BDAT))
-        outbox.put(text.encode())
-        outbox.put(content)
+        outbox.put(f"{mail}{rcpt}BDAT {len(content)} LAST\r\n".encode(), content)
         self._open.append(Transaction(envelope, True, outbox.queued))
         return None
 
@@ -191,12 +186,13 @@ class SmtpClient:
         """Begins a message. A result means that it was refused here, and nothing goes out."""
         if not self.ready_for_envelope:
             raise RuntimeError("send_envelope while not ready_for_envelope")
-        commands = self._commands
-        if (refusal := commands.refusal(envelope)) is not None:
-            return refusal
+        said = self._commands.begin(envelope)
+        if isinstance(said, Result):
+            return said
+        mail, rcpt = said
         is_reset = self._takes_reset()
-        mail, rcpt = commands.mail(envelope), commands.rcpt(envelope)
         self._open.append(Transaction(envelope))
+        self._is_headed = True
         if self.capabilities.pipelining:
             if is_reset:
                 mail = "RSET\r\n" + mail
@@ -217,11 +213,11 @@ class SmtpClient:
         if not self._content_wanted:
             raise RuntimeError("send_content without ContentWanted")
         _check_end(content)
-        self._content_wanted = False
+        self._content_wanted = self._is_headed = False
         self._waiting.append(_DOT)
-        self._outbox.put(content)
-        self._outbox.put(b".\r\n")
-        self._open[0].end = self._outbox.queued
+        outbox = self._outbox
+        outbox.put(content, b".\r\n")
+        self._open[0].end = outbox.queued
 
     def give_up_content(self) -> list[Event]:
         """Ends the message that ContentWanted named. SMTP has no way back from DATA but a final dot,
@@ -303,12 +299,15 @@ class SmtpClient:
             self._end(classify(self.stage, reply), hung_up=True)
             return
         stage = self._waiting.popleft()
-        if stage is _DOT:
+        if stage is _MAIL or stage is _RCPT:
+            if not 200 <= reply.code < 300:
+                self._refused(stage, reply)
+            elif stage is _MAIL:
+                self._reset_needed = True
+        elif stage is _DOT:
             self._receive_dot(reply)
         elif stage is _BDAT:
             self._receive_bdat(reply)
-        elif stage is _MAIL or stage is _RCPT:
-            self._receive_mail_or_rcpt(stage, reply)
         elif stage is _DATA:
             self._receive_data_reply(reply)
         elif stage is _QUIT:
@@ -340,22 +339,21 @@ class SmtpClient:
                 self.is_ready = True
                 self.capabilities = offered = self._handshake.capabilities
                 self._commands = Commands(offered)
-                if offered.chunking and offered.pipelining:
-                    self._depth = self._config.pipeline_depth
+                self.chunks = offered.chunking and offered.pipelining
                 self._events.append(Ready())
 
-    def _receive_mail_or_rcpt(self, stage: Stage, reply: Reply) -> None:
-        if 200 <= reply.code < 300:
-            if stage is _MAIL:
-                self._reset_needed = True
-        elif reply.code < 400:
+    def _refused(self, stage: Stage, reply: Reply) -> None:
+        """MAIL or RCPT wasn't taken."""
+        if reply.code < 400:
             self._end(_nonsense(stage, reply))
         elif not self._open[0].refused:
             self._refuse(classify(stage, reply))
             self._refusals += 1
+            self.is_worn = self.chunks and self._refusals >= REFUSALS_MAX
             if not self.capabilities.pipelining:
                 self._later.clear()
                 self._open.popleft()
+                self._is_headed = False
 
     def _receive_data_reply(self, reply: Reply) -> None:
         message = self._open[0]
@@ -363,6 +361,7 @@ class SmtpClient:
             if message.refused:
                 # RFC 2920 3.1: the server took DATA although it took no recipient.
                 self._open.popleft()
+                self._is_headed = False
                 self._waiting.append(_EMPTY_DOT)
                 self._outbox.put(b".\r\n")
             else:
@@ -375,10 +374,11 @@ class SmtpClient:
             if not message.refused:
                 self._refuse(classify(_DATA, reply))
             self._open.popleft()
+            self._is_headed = False
 
     def _receive_dot(self, reply: Reply) -> None:
-        message = self._open[0]
-        if self._has_left(message):
+        message, outbox = self._open[0], self._outbox
+        if message.end <= outbox.handed - self._unwritten_bytes:
             if 300 <= reply.code < 400:
                 self._end(_nonsense(_DOT, reply))
                 return
@@ -397,7 +397,7 @@ class SmtpClient:
         message = self._open[0]
         accepted = 200 <= reply.code < 300
         if not message.refused:
-            if accepted and not self._has_left(message):
+            if accepted and message.end > self._outbox.handed - self._unwritten_bytes:
                 self._end(_nonsense(Stage.CONTENT, reply))
                 return
             if 300 <= reply.code < 400 or (reply.enhanced or "").startswith("2.1."):
@@ -415,15 +415,12 @@ class SmtpClient:
         """Its last byte was handed out."""
         return 0 <= message.end <= self._outbox.handed
 
-    def _has_left(self, message: Transaction) -> bool:
-        """Its last byte was with the operating system when data last came."""
-        return message.end <= self._outbox.handed - self._unwritten_bytes
-
     def _takes_reset(self) -> bool:
         """Whether the next MAIL needs a RSET before it. From now on it has one."""
-        is_needed = self._reset_needed or (bool(self._open) and self._open[-1].chunked)
-        self._reset_needed = False
-        return is_needed
+        if self._reset_needed:
+            self._reset_needed = False
+            return True
+        return self.chunks and bool(self._open) and self._open[-1].chunked
 
     def _send_command(self) -> None:
         stage, data = self._later.popleft()
@@ -457,7 +454,7 @@ class SmtpClient:
         self._waiting.clear()
         self._later.clear()
         self._open.clear()
-        self._content_wanted = False
+        self._content_wanted = self._is_headed = False
         self.is_ready = False
         self.is_closed = True
         self._events.append(Closed(reason, tuple(unsent)))

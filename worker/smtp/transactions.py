@@ -1,7 +1,8 @@
 """What a client says for a message, and the messages that it has begun. Pure."""
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from worker.smtp.capabilities import Capabilities
 from worker.smtp.events import Envelope
@@ -11,8 +12,7 @@ _ADDRESS = re.compile(r"[^\x00-\x20\x7f<>\ud800-\udfff]{1,254}").fullmatch
 """Nothing that could end the path or the line (RFC 5321 4.5.3.1.3 has the length)."""
 
 
-@dataclass(slots=True)
-class Transaction:
+class Transaction(msgspec.Struct, gc=False):
     """A message between its MAIL and the answer to its content. Answers come in order: whatever is said of
     messages is said of the first of those that are open."""
 
@@ -28,16 +28,20 @@ class Transaction:
 class Commands:
     """MAIL and RCPT for one server."""
 
-    def __init__(self, capabilities: Capabilities) -> None:
-        self._capabilities = capabilities
+    def __init__(self, offered: Capabilities) -> None:
+        self._offered = offered
         self._good_sender = ""  # the last that was checked; the null sender <> is how notifications are sent
 
-    def refusal(self, envelope: Envelope) -> Result | None:
-        """Why this can't be said to this server."""
-        limit = self._capabilities.size_bytes_max
-        if limit and envelope.size_bytes > limit:
-            text = f"{envelope.size_bytes} bytes are more than the {limit} this server takes"
-            return failure(Cause.TOO_BIG, Stage.MAIL, text)
+    def begin(self, envelope: Envelope) -> tuple[str, str] | Result:
+        """MAIL and RCPT, or why this can't be said to this server."""
+        offered = self._offered
+        size = ""
+        if offered.size_offered:
+            limit, announced = offered.size_bytes_max, envelope.size_bytes
+            if limit and announced > limit:
+                text = f"{announced} bytes are more than the {limit} this server takes"
+                return failure(Cause.TOO_BIG, Stage.MAIL, text)
+            size = f" SIZE={announced}"
         sender, recipient = envelope.mail_from, envelope.rcpt_to
         if sender != self._good_sender:
             if sender and not _ADDRESS(sender):
@@ -45,17 +49,9 @@ class Commands:
             self._good_sender = sender
         if not _ADDRESS(recipient):
             return failure(Cause.BAD_RECIPIENT, Stage.RCPT, "not an address that SMTP can carry")
-        if not self._capabilities.smtputf8 and not (sender.isascii() and recipient.isascii()):
+        if sender.isascii() and recipient.isascii():
+            return f"MAIL FROM:<{sender}>{size}\r\n", f"RCPT TO:<{recipient}>\r\n"
+        if not offered.smtputf8:
             text = "a non-ASCII address, and the server has no SMTPUTF8"
             return failure(Cause.SMTPUTF8, Stage.MAIL, text)
-        return None
-
-    def mail(self, envelope: Envelope) -> str:
-        sender, recipient = envelope.mail_from, envelope.rcpt_to
-        size = f" SIZE={envelope.size_bytes}" if self._capabilities.size_offered else ""
-        utf8 = "" if sender.isascii() and recipient.isascii() else " SMTPUTF8"
-        return f"MAIL FROM:<{sender}>{size}{utf8}\r\n"
-
-    @staticmethod
-    def rcpt(envelope: Envelope) -> str:
-        return f"RCPT TO:<{envelope.rcpt_to}>\r\n"
+        return f"MAIL FROM:<{sender}>{size} SMTPUTF8\r\n", f"RCPT TO:<{recipient}>\r\n"
