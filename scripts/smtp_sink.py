@@ -1,4 +1,5 @@
-"""What SMTP servers of ours that take whatever they are sent have in common. They offer PIPELINING.
+"""What SMTP servers of ours that take whatever they are sent have in common. They offer PIPELINING, and know
+BDAT where they say so.
 
 scripts.chaoslab.sink writes down what it took; scripts.benches.paced_sink keeps to a time for each message.
 """
@@ -8,6 +9,7 @@ import sys
 from typing import cast
 
 EHLO = b"250-sink.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
+EHLO_CHUNKING = b"250-sink.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 8BITMIME\r\n"
 OK = b"250 2.0.0 Ok\r\n"
 BYE = b"221 2.0.0 Bye\r\n"
 _HEAD_BYTES = 4_096
@@ -22,6 +24,7 @@ class SinkConnection(asyncio.Protocol):
         self._buffer = bytearray()
         self._out: list[bytes] = []
         self._in_data = False
+        self._chunk: int | None = None  # bytes of a BDAT that comes
         self._is_waiting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -41,6 +44,14 @@ class SinkConnection(asyncio.Protocol):
 
     def _take(self) -> bool:
         """The next command or message; False where it isn't whole yet."""
+        if (size := self._chunk) is not None:
+            if len(self._buffer) < size:
+                return False
+            head = bytes(self._buffer[: min(size, _HEAD_BYTES)])
+            del self._buffer[:size]
+            self._chunk = None
+            self._message(head)
+            return True
         ending = b"\r\n.\r\n" if self._in_data else b"\r\n"
         end = self._buffer.find(ending)
         if end < 0:
@@ -50,6 +61,8 @@ class SinkConnection(asyncio.Protocol):
         if self._in_data:
             self._in_data = False
             self._message(taken)
+        elif taken[:4].upper() == b"BDAT":
+            self._chunk = int(taken.split()[1])
         else:
             self._command(taken)
         return True

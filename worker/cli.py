@@ -28,7 +28,7 @@ from worker.settings import (
     default_name,
     default_outcome_log,
 )
-from worker.smtp.config import ConfigError, ServerConfig, Timeouts
+from worker.smtp.config import PIPELINE_DEPTH, ConfigError, ServerConfig, Timeouts
 
 if TYPE_CHECKING:
     from worker.outcome_log import OutcomeLog
@@ -140,6 +140,16 @@ Exit status
     help="Messages after which a connection is closed.",
 )
 @option(
+    "--pipeline-depth", type=WholeRange(1, 100), default=PIPELINE_DEPTH, metavar="MESSAGES",
+    help="Where the server has CHUNKING: how many messages a connection sends before the first is answered. "
+    "A connection that is lost leaves so many of them unknown.",
+)
+@option(
+    "--discard-ehlo-keywords", default="", metavar="LIST",
+    help="Don't use these though the server offers them: chunking, pipelining, size, smtputf8.  "
+    "[default: none]", show_default=False,
+)
+@option(
     "--connection-age", type=FiniteRange(min=1), default=300.0, metavar="SECONDS",
     help="Age at which a connection is closed.",
 )
@@ -219,8 +229,8 @@ def cli(
 def server_config(
     *, smtp: str, max_connections: int, smtp_password_file: Path | None, tls: str | None, ca_file: str | None,
     tls_pin: tuple[str, ...], verify: bool, auth: str | None, cleartext_auth: bool, helo: str | None,
-    messages_per_connection: int, connection_age: float, connection_idle: float, connect_timeout: float,
-    command_timeout: float, data_timeout: float,
+    messages_per_connection: int, pipeline_depth: int, discard_ehlo_keywords: str, connection_age: float,
+    connection_idle: float, connect_timeout: float, command_timeout: float, data_timeout: float,
 ) -> ServerConfig:  # fmt: skip
     """The server as the options describe it. Raises click.BadParameter."""
     # What is true of the URL's parameters (which follow from which, what excludes what) is known there.
@@ -244,6 +254,8 @@ def server_config(
             max_messages=messages_per_connection,
             max_age_s=connection_age,
             idle_s=connection_idle,
+            pipeline_depth=pipeline_depth,
+            discard_ehlo_keywords=cli_values.ehlo_keywords(discard_ehlo_keywords),
         )
     except ConfigError as error:
         raise click.BadParameter(f"{error}.", param_hint="'--smtp'") from None

@@ -9,7 +9,7 @@ import click
 
 from evenpost.runtime.secret import Secret
 from evenpost.runtime.settings import read_secret
-from worker.smtp.config import is_host
+from worker.smtp.config import DISCARDABLE, is_host
 
 if TYPE_CHECKING:
     from worker.dkim_keys import DkimKeys
@@ -74,6 +74,16 @@ def dkim(path: Path) -> "DkimKeys":
     from worker.dkim_keys import read_dkim  # only who signs waits for OpenSSL's import
 
     return read_dkim(path)
+
+
+def ehlo_keywords(listed: str) -> frozenset[str]:
+    keywords = {word.strip().upper() for word in listed.split(",")} - {""}
+    if unknown := sorted(keywords - DISCARDABLE):
+        known = ", ".join(sorted(DISCARDABLE)).lower()
+        raise click.BadParameter(
+            f"{unknown[0].lower()!r} is not one of {known}", param_hint="'--discard-ehlo-keywords'"
+        )
+    return frozenset(keywords)
 
 
 def name(name: str, hint: str) -> str:

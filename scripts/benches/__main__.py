@@ -21,6 +21,7 @@ from scripts.benches import (
     throughput,
     tls,
     trace,
+    wan,
     workers,
 )
 from scripts.benches.table import Result, show
@@ -156,6 +157,14 @@ command(
     number("--flush-ms", 500, "disk: what each flush of the journal takes."),
     number("--queued", 500_000, "worker: messages queued."),
     number("--seconds", 10, "idle, worker: how long they are watched."),
+)
+command(
+    "wan",
+    wan.measure,
+    click.option("--server", type=click.Choice(["all", *wan.KINDS]), default="all", help="One of them."),
+    click.option("--delays", default="20,50,100", show_default=True, help="Milliseconds each way."),
+    number("--seconds", 8, "What each should take for its messages."),
+    number("--rounds", 2, "Rounds; the median counts."),
 )
 # Told to end, it ends what it has started, as for Ctrl-C: those processes lead sessions of their own.
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -6,7 +6,8 @@ whether its client still lives to hear the 250 makes no difference, as with a re
 into the book (one os.write, which outlives every other process) in front of the 250.
 
 Of the time that a message takes, DOT_SHARE lies between the final dot and the 250, as in a real server that
-puts the message on its disk there; that is where copies come from. The rest is in front of the 354.
+puts the message on its disk there; that is where copies come from. The rest is in front of the 354. Each
+second server has CHUNKING: all of that time lies behind the last byte, and whole messages wait before it.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.smtp_sink import BYE, EHLO, OK, SinkConnection, standard_input
+from scripts.smtp_sink import BYE, EHLO, EHLO_CHUNKING, OK, SinkConnection, standard_input
 
 DOT_SHARE = 0.3
 BOUNCE = b"bounce-"
@@ -40,6 +41,8 @@ class Connection(SinkConnection):
         self._server, self._book = server, book
         self._dot_s = service_s * DOT_SHARE
         self._data_s = service_s - self._dot_s
+        self._is_chunked = server % 2 == 1
+        self._ehlo = EHLO_CHUNKING if self._is_chunked else EHLO
         self._recipient = b""
 
     def _after(self, seconds: float, then: Callable[[], None]) -> None:
@@ -55,7 +58,7 @@ class Connection(SinkConnection):
     def _command(self, line: bytes) -> None:
         match line[:4].upper():
             case b"EHLO":
-                self._out.append(EHLO)
+                self._out.append(self._ehlo)
             case b"RCPT":
                 self._recipient = line[line.index(b"<") + 1 : line.rindex(b">")]
                 if self._recipient.startswith(BOUNCE):
@@ -75,9 +78,16 @@ class Connection(SinkConnection):
                 self._out.append(OK)
 
     def _message(self, head: bytes) -> None:
-        message_id = message_id_of(head)
+        if not self._recipient:
+            self._out.append(b"503 5.5.1 No valid recipients\r\n")
+        elif self._is_chunked:
+            self._after(self._data_s, lambda: self._keep(head))
+        else:
+            self._keep(head)
+
+    def _keep(self, head: bytes) -> None:
         # Taken: from here on nothing that happens to the client takes it back.
-        self._book.take(self._server, message_id, self._recipient)
+        self._book.take(self._server, message_id_of(head), self._recipient)
         self._recipient = b""
         self._after(self._dot_s, lambda: self._out.append(OK))
 

@@ -28,7 +28,7 @@ from evenpost.wire.errors import WireError
 from worker.agent import AgentState
 from worker.outcome_log_file import Block, header, records
 from worker.smtp.config import ServerConfig
-from worker.smtp.content import encode
+from worker.smtp.content import checked
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, StartTls
 from worker.smtp.protocol import SmtpClient
 from worker.smtp.reply import LINES_MAX, ProtocolError, ReplyParser
@@ -37,7 +37,7 @@ Target = Callable[[bytes], None]
 
 _ACCEPTED = {"client": wire.FROM_CLIENT, "worker": wire.FROM_WORKER}
 _ACCEPTED |= {"to_client": wire.TO_CLIENT, "to_worker": wire.TO_WORKER}
-_MESSAGES_A_SESSION = 3
+_MESSAGES_A_SESSION = 5
 
 
 def wire_body(data: bytes) -> None:
@@ -85,7 +85,16 @@ def smtp_reply(data: bytes) -> None:
 
 def smtp_session(data: bytes) -> None:
     """A server that says these bytes, a line at a time: each message has at most one result, and none is
-    `sent` before its final dot is out."""
+    `sent` before its last byte is out."""
+    _session(data, b"")
+
+
+def smtp_session_chunking(data: bytes) -> None:
+    """The same with several whole messages in the pipeline."""
+    _session(data, b"220 hi\r\n250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+
+
+def _session(data: bytes, before: bytes) -> None:
     client = SmtpClient(ServerConfig("h", tls="opportunistic"))
     client.start("me")
     begun = 0
@@ -102,15 +111,20 @@ def smtp_session(data: bytes) -> None:
                 case Closed(_, unsent):
                     assert all(envelope.key not in results for envelope in unsent)
                 case ContentWanted(envelope) if not client.is_closed:
-                    client.send_content(encode(b"Subject: x\r\n\r\n.y\r\n"))
+                    client.send_content(checked(b"Subject: x\r\n\r\ny\r\n"))
                     out.add(envelope.key)
                 case StartTls() if not client.is_closed:
                     client.tls_established()
                 case _:
                     pass
 
-    for line in data.splitlines(keepends=True):
+    for line in (before + data).splitlines(keepends=True):
         interpret(client.receive_data(line))
+        while client.room and begun < _MESSAGES_A_SESSION:
+            begun += 1
+            envelope = Envelope("from@example.com", "to@example.org", 10, begun)
+            assert client.send_message(envelope, checked(b"Subject: x\r\n")) is None
+            out.add(begun)
         while client.ready_for_envelope and begun < _MESSAGES_A_SESSION:
             begun += 1
             refused = client.send_envelope(Envelope("from@example.com", "to@example.org", 10, begun))
@@ -242,8 +256,8 @@ def key_file(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        wire_body, wire_frames, merge_values, journal_structs, smtp_reply, smtp_session, outcome_log, agent,
-        rate, window, address, recipients, campaign_file, template,
+        wire_body, wire_frames, merge_values, journal_structs, smtp_reply, smtp_session,
+        smtp_session_chunking, outcome_log, agent, rate, window, address, recipients, campaign_file, template,
         zap_request, key_file,
     )
 }  # fmt: skip

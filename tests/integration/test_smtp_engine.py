@@ -22,7 +22,7 @@ from tests.servers.ports import free_port
 from tests.servers.sink import SmtpSink
 from worker.smtp.config import ServerConfig, Timeouts
 from worker.smtp.connection import Connection
-from worker.smtp.content import WireContent, encode
+from worker.smtp.content import WireContent, checked
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result, Stage
 from worker.smtp.pool import Pool
@@ -39,7 +39,7 @@ SHORT = Timeouts(
     final_dot=0.2,
     quit=0.2,
 )
-CONTENT = encode(b"Subject: hello\r\n\r\n.dot and all\r\n")
+CONTENT = checked(b"Subject: hello\r\n\r\nno dot at all.\r\n")
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -154,7 +154,7 @@ async def test_plain() -> None:
         await send(ServerConfig("127.0.0.1", port, tls="none"), batch)
     assert batch.kinds == {"sent": 5}
     assert [one.rcpt_tos for one in inbox.received] == [[f"{key}@example.org"] for key in range(1, 6)]
-    assert {one.original_content for one in inbox.received} == {b"Subject: hello\r\n\r\n.dot and all\r\n"}
+    assert {one.original_content for one in inbox.received} == {b"Subject: hello\r\n\r\nno dot at all.\r\n"}
 
 
 @pytest.mark.parametrize("auth", [("PLAIN",), ("LOGIN",)])
@@ -708,7 +708,7 @@ async def test_a_closed_connection_takes_no_batch() -> None:
 @on_both_loops
 async def test_a_large_message_to_a_slow_reader() -> None:
     size = 20 * 1024 * 1024
-    content = encode((b"x" * 76 + b"\r\n") * (size // 78))
+    content = checked((b"x" * 76 + b"\r\n") * (size // 78))
     taken = 0
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -781,3 +781,231 @@ async def test_the_limit_holds_and_may_change() -> None:
             )
         await pool.close()
     assert sum((batch.kinds for batch in batches), Counter()) == {"sent": 24}
+
+
+# -- CHUNKING -----------------------------------------------------------------------------------
+
+CHUNKING = b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
+
+
+def chunks(
+    answer: Callable[[int], bytes | None], heard: list[bytes], after: Callable[[int], None] | None = None
+) -> Talk:
+    """Takes whole messages. `answer` has what BDAT gets, by the number in the address; None: hangs up."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.readuntil(b"\r\n")
+        writer.write(CHUNKING)
+        number = 0
+        while line := await reader.readuntil(b"\r\n"):
+            heard.append(line)
+            if line.startswith(b"RCPT"):
+                number = int(line[9:].split(b"@")[0])
+            if line.startswith(b"BDAT"):
+                heard.append(await reader.readexactly(int(line.split()[1])))
+                said = answer(number)
+                if after is not None:
+                    after(number)
+                if said is None:
+                    return
+                writer.write(said)
+                if said.startswith(b"421"):
+                    return
+            elif line.startswith(b"QUIT"):
+                writer.write(b"221 bye\r\n")
+                return
+            elif line.startswith(b"DATA"):
+                writer.write(b"354 go\r\n")
+                lines = [await reader.readuntil(b"\r\n")]
+                while lines[-1] != b".\r\n":
+                    lines.append(await reader.readuntil(b"\r\n"))
+                heard.append(b"".join(lines))
+                writer.write(b"250 ok\r\n")
+            else:
+                writer.write(b"250 ok\r\n")
+
+    return talk
+
+
+@on_both_loops
+async def test_chunks_arrive_whole_and_in_order() -> None:
+    heard: list[bytes] = []
+    batch = Messages(20)
+    async with serving(chunks(lambda number: b"250 ok\r\n", heard)) as port:
+        await send(config(port, pipeline_depth=5), batch)
+    assert batch.kinds == {"sent": 20}
+    assert [line for line in heard if line == CONTENT] == [CONTENT] * 20
+    named = [int(line[9:].split(b"@")[0]) for line in heard if line.startswith(b"RCPT")]
+    assert named == list(range(1, 21))
+
+
+@on_both_loops
+async def test_the_order_of_the_calls_with_chunking() -> None:
+    """The first has as many contents as the pipeline holds, noted by one write, before any answer."""
+    batch = Messages(4)
+    heard: list[bytes] = []
+
+    def hold(number: int) -> None:
+        assert batch.log[:4] == ["content 1", "content 2", "content 3", "write"]
+
+    async with serving(chunks(lambda number: b"250 ok\r\n", heard, hold)) as port:
+        await send(config(port, pipeline_depth=3), batch)
+    assert batch.kinds == {"sent": 4}
+    content_4, write_4 = batch.log.index("content 4"), len(batch.log) - 1 - batch.log[::-1].index("write")
+    assert batch.log.index("result 1") < content_4 < write_4
+
+
+@on_both_loops
+async def test_a_server_that_dies_in_the_middle_of_a_pipeline() -> None:
+    """Two are answered; four were out; what wasn't begun goes back."""
+    batch = Messages(9)
+
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.readuntil(b"\r\n")
+        writer.write(CHUNKING)
+        for _ in range(4):
+            await reader.readuntil(b"BDAT %d LAST\r\n" % len(CONTENT))
+            await reader.readexactly(len(CONTENT))
+        writer.write(b"250 ok\r\n" * 3 + b"250 ok\r\n" * 4)
+        writer.close()
+
+    async with serving(dies) as port:
+        await send(config(port, pipeline_depth=4), batch)
+    kinds = [batch.results[key].kind for key in range(1, 10)]
+    assert kinds[:2] == ["sent", "sent"]
+    # Its answers and its end may have come together, or one after the other: then two more had left.
+    unknown = kinds.count("unknown")
+    assert unknown in (2, 4)
+    assert kinds == ["sent"] * 2 + ["unknown"] * unknown + ["not_sent"] * (7 - unknown)
+
+
+@on_both_loops
+async def test_421_in_a_pipeline_loses_nothing_and_sends_nothing_twice() -> None:
+    first: list[bytes] = []
+    second: list[bytes] = []
+    batch = Messages(9)
+    talks = (
+        chunks(lambda number: b"250 ok\r\n" if number < 3 else b"421 4.7.0 enough\r\n", first),
+        chunks(lambda number: b"250 ok\r\n", second),
+    )
+
+    async with serving(*talks) as port:
+        await send(config(port, pipeline_depth=4), batch)
+    assert batch.kinds == {"sent": 9}
+    named = [int(line[9:].split(b"@")[0]) for line in second if line.startswith(b"RCPT")]
+    assert named == [3, 4, 5, 6, 7, 8, 9]
+
+
+@on_both_loops
+async def test_a_large_content_among_chunks_goes_by_data() -> None:
+    large = checked((b"x" * 76 + b"\r\n") * 5_000)
+    heard: list[bytes] = []
+
+    class Mixed(Messages):
+        def content(self, envelope: Envelope) -> WireContent | None:
+            super().content(envelope)
+            return large if envelope.key % 3 == 0 else CONTENT
+
+    batch = Mixed(9)
+    async with serving(chunks(lambda number: b"250 ok\r\n", heard)) as port:
+        await send(config(port, pipeline_depth=4), batch)
+    assert batch.kinds == {"sent": 9}
+    assert [line for line in heard if line.startswith((b"Subject", b"x"))] == [
+        CONTENT, CONTENT, large + b".\r\n",
+    ] * 3  # fmt: skip
+
+
+@on_both_loops
+async def test_a_message_given_up_before_it_is_written_costs_no_connection() -> None:
+    heard: list[bytes] = []
+
+    class Lapsed(Messages):
+        def content(self, envelope: Envelope) -> WireContent | None:
+            super().content(envelope)
+            return None if envelope.key in (2, 5) else CONTENT
+
+    batch = Lapsed(5)
+    async with serving(chunks(lambda number: b"250 ok\r\n", heard)) as port:
+        pool = Pool(config(port, pipeline_depth=2))
+        await pool.run(batch)
+        assert pool.open == 1
+        await pool.close()
+    assert [batch.results[key].kind for key in range(1, 6)] == [
+        "sent",
+        "not_sent",
+        "sent",
+        "sent",
+        "not_sent",
+    ]
+    assert batch.results[2].scope == "recipient"
+    assert [int(line[9:].split(b"@")[0]) for line in heard if line.startswith(b"RCPT")] == [1, 3, 4]
+
+
+@on_both_loops
+async def test_a_cancelled_run_with_a_full_pipeline_accounts_for_every_message() -> None:
+    batch = Messages(9)
+    all_out = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.readuntil(b"\r\n")
+        writer.write(CHUNKING)
+        for _ in range(4):
+            await reader.readuntil(CONTENT)
+        all_out.set()
+        await reader.read()
+
+    async with serving(silent) as port:
+        pool = Pool(config(port, pipeline_depth=4, timeouts=Timeouts()))
+        run = asyncio.get_running_loop().create_task(pool.run(batch))
+        await asyncio.wait_for(all_out.wait(), 10)
+        run.cancel()
+        await asyncio.wait([run], timeout=10)
+        await asyncio.wait_for(pool.close(), 10)
+    assert batch.kinds == {"unknown": 4, "not_sent": 5}
+
+
+@on_both_loops
+async def test_many_refusals_wear_a_connection_out() -> None:
+    """As Exim's smtp_accept_max_nonmail would have it: it hangs up at the eleventh RSET that follows none."""
+    sessions = 0
+
+    async def exim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sessions
+        sessions += 1
+        writer.write(GREETING)
+        await reader.readuntil(b"\r\n")
+        writer.write(CHUNKING)
+        nonmail, is_first, rcpt, mail = 0, True, 0, False
+        while line := await reader.readuntil(b"\r\n"):
+            if line == b"QUIT\r\n":
+                return
+            if line == b"RSET\r\n":
+                nonmail += not is_first
+                is_first, mail, rcpt = False, False, 0
+                if nonmail > 10:
+                    writer.write(b"554 Too many nonmail commands\r\n")
+                    return
+                writer.write(b"250 Reset OK\r\n")
+            elif line.startswith(b"MAIL"):
+                writer.write(b"503 sender already given\r\n" if mail else b"250 OK\r\n")
+                mail = True
+            elif line.startswith(b"RCPT"):
+                key = int(line[9:].split(b"@")[0])
+                rcpt = key if key % 3 == 0 else 0
+                writer.write(b"250 Accepted\r\n" if rcpt else b"550 nobody\r\n")
+            else:
+                await reader.readexactly(int(line.split()[1]))
+                writer.write(b"250 OK id=%d\r\n" % rcpt if rcpt else b"503 no valid RCPT\r\n")
+                if rcpt:
+                    is_first, rcpt, mail = True, 0, False
+
+    batch = Messages(60)
+    async with serving(exim) as port:
+        await send(config(port, pipeline_depth=4, timeouts=Timeouts()), batch)
+    assert {key: result.kind for key, result in batch.results.items()} == {
+        key: "bounced" if key % 3 else "sent" for key in range(1, 61)
+    }
+    assert sessions == 5, "nine refused ones a connection"

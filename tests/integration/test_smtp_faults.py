@@ -1,7 +1,7 @@
 """A server that does something wrong at one stage: what becomes of the messages.
 
 Each cell of the table is one server and one pool of the worker's, over real sockets. All of them run side by
-side, once with PIPELINING under uvloop and once without under asyncio's own loop.
+side: with PIPELINING under uvloop, without under asyncio's own loop, and with CHUNKING under both.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.servers import RecordingServer, Rule
 from tests.servers.certificates import Certificate, self_signed
 from tests.servers.faulty import FaultyServer
 from worker.smtp.config import ServerConfig, Timeouts
-from worker.smtp.content import WireContent, encode
+from worker.smtp.content import WireContent, checked
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
 from worker.smtp.pool import Pool
@@ -58,6 +58,11 @@ tiny        S       S     S         S     S     S     S     .        S
 binary      S       S     S         S     S     S     S     .        S
 slow        S       S     S         S     S     S     S     .        S
 """
+AT_ONCE = {
+    "mail": "UUUUUUUUUUUNNbUUSSSS",
+    "rcpt": "UUUUUUUUUUUNDBSUSSSS",
+}
+"""What differs with CHUNKING, from the top down: the last byte is out when MAIL is answered."""
 MESSAGES = 3
 AFTERWARDS = 2
 
@@ -71,8 +76,8 @@ def patience(seconds: float) -> Timeouts:
 
 SILENT = {"hang", "half", "huge", "endless"}
 """Behaviours that only a time-out ends: it is short for them, for others as long as a busy machine needs."""
-SMALL = encode(b"Subject: hello\r\n\r\n.dot and all\r\n")
-LARGE = encode((b"x" * 76 + b"\r\n") * 80_000)  # 6 MB: more than the kernel's buffers hold
+SMALL = checked(b"Subject: hello\r\n\r\nno dot at all.\r\n")
+LARGE = checked((b"x" * 76 + b"\r\n") * 80_000)  # 6 MB: more than the kernel's buffers hold
 
 
 def cells() -> dict[tuple[str, str], str]:
@@ -86,6 +91,20 @@ def cells() -> dict[tuple[str, str], str]:
 
 
 CELLS = cells()
+
+
+def cells_at_once() -> dict[tuple[str, str], str]:
+    """With CHUNKING there is no DATA, but for a large content."""
+    behaviours = [line.split()[0] for line in TABLE.strip().splitlines()[1:]]
+    differing = {
+        (stage, behaviour): code
+        for stage, column in AT_ONCE.items()
+        for behaviour, code in zip(behaviours, column, strict=True)
+    }
+    return {cell: code for cell, code in (CELLS | differing).items() if cell[0] != "data"}
+
+
+CELLS_AT_ONCE = cells_at_once()
 
 
 @dataclass
@@ -127,11 +146,12 @@ class Seen:
     afterwards: list[str]
 
 
-async def meet(stage: str, behaviour: str, pipelining: bool, certificate: Certificate) -> Seen:
+async def meet(stage: str, behaviour: str, mode: str, certificate: Certificate) -> Seen:
     timeouts = patience(1.2 if behaviour in SILENT or stage == "content" else 20)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.chain, certificate.key)
-    async with FaultyServer(stage, behaviour, pipelining=pipelining, context=context) as server:
+    extensions = {"pipelining": mode != "one-by-one", "chunking": mode == "chunking"}
+    async with FaultyServer(stage, behaviour, **extensions, context=context) as server:
         config = ServerConfig("127.0.0.1", server.port, tls="none", timeouts=timeouts)
         if stage == "starttls":
             config = ServerConfig(
@@ -155,39 +175,53 @@ async def meet(stage: str, behaviour: str, pipelining: bool, certificate: Certif
         return Seen(batch.results, +server.taken, [result.kind for result in later.results.values()])
 
 
-async def meet_all(pipelining: bool, certificate: Certificate) -> dict[tuple[str, str], Seen | BaseException]:
+Table = dict[tuple[str, str], Seen | BaseException]
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.SelectorEventLoop,
+}
+
+
+async def meet_all(mode: str, certificate: Certificate) -> Table:
+    cells = CELLS_AT_ONCE if mode == "chunking" else CELLS
     found = await asyncio.gather(
-        *(meet(stage, behaviour, pipelining, certificate) for stage, behaviour in CELLS),
-        return_exceptions=True,
+        *(meet(stage, behaviour, mode, certificate) for stage, behaviour in cells), return_exceptions=True
     )
-    return dict(zip(CELLS, found, strict=True))
+    return dict(zip(cells, found, strict=True))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(uvloop.new_event_loop, True), (asyncio.SelectorEventLoop, False)],
-    ids=["pipelining-uvloop", "one-by-one-asyncio"],
-)
-def seen(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, str], Seen | BaseException]:
-    factory: Callable[[], asyncio.AbstractEventLoop]
-    factory, pipelining = request.param
+def play(mode: str, loop: str, tmp_path_factory: pytest.TempPathFactory) -> Table:
     certificate = self_signed(tmp_path_factory.mktemp("tls"))
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(meet_all(pipelining, certificate))
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        return runner.run(meet_all(mode, certificate))
+
+
+@pytest.fixture(scope="module", params=[("pipelining", "uvloop"), ("one-by-one", "asyncio")], ids="-".join)
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    return play(*request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def seen_at_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Table:
+    return play("chunking", request.param, tmp_path_factory)
 
 
 @pytest.mark.parametrize(("stage", "behaviour"), CELLS)
-def test_each_fault_has_its_outcome(
-    seen: dict[tuple[str, str], Seen | BaseException], stage: str, behaviour: str
-) -> None:
-    found = seen[stage, behaviour]
+def test_each_fault_has_its_outcome(seen: Table, stage: str, behaviour: str) -> None:
+    check(seen[stage, behaviour], CELLS[stage, behaviour])
+
+
+@pytest.mark.parametrize(("stage", "behaviour"), CELLS_AT_ONCE)
+def test_each_fault_has_its_outcome_with_chunking(seen_at_once: Table, stage: str, behaviour: str) -> None:
+    check(seen_at_once[stage, behaviour], CELLS_AT_ONCE[stage, behaviour])
+
+
+def check(found: Seen | BaseException, expected: str) -> None:
     if isinstance(found, BaseException):
         raise found
     assert sorted(found.told) == list(range(1, 1 + MESSAGES)), "no message is lost"
     first = found.told[1]
-    assert (first.kind, first.scope) == OUTCOMES[CELLS[stage, behaviour]], first
+    assert (first.kind, first.scope) == OUTCOMES[expected], first
     for key, result in found.told.items():
         if result.kind == "sent":
             assert found.taken[key] == 1, "sent means that the server took it"

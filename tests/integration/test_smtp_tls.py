@@ -14,7 +14,7 @@ import pytest
 from evenpost.runtime.secret import Secret
 from tests.servers.certificates import Certificate, self_signed
 from worker.smtp.config import ConfigError, ServerConfig, Timeouts
-from worker.smtp.content import WireContent, encode
+from worker.smtp.content import WireContent, checked
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result, Stage
 from worker.smtp.pins import pins_of
@@ -37,7 +37,7 @@ class One:
         return Envelope("from@example.com", "to@example.org", 100, 1) if self.left == 0 else None
 
     def content(self, envelope: Envelope) -> WireContent | None:
-        return encode(b"Subject: secret plans\r\n\r\nhello\r\n")
+        return checked(b"Subject: secret plans\r\n\r\nhello\r\n")
 
     def before_write(self) -> None: ...
 

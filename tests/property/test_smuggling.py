@@ -37,6 +37,17 @@ OUR_HEADERS = {
 }  # fmt: skip
 
 
+def whole(sender: str, recipient: str, content: bytes) -> bytes:
+    """What a server with CHUNKING hears."""
+    client = SmtpClient(ServerConfig("h", tls="none"))
+    client.start("me")
+    client.receive_data(b"220 hi\r\n")
+    client.data_to_send()
+    client.receive_data(b"250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n250 SIZE 0\r\n")
+    assert client.send_message(Envelope(sender, recipient, len(content)), WireContent(content)) is None
+    return client.data_to_send()
+
+
 def said(sender: str, recipient: str, content: bytes) -> tuple[list[bytes], bytes] | None:
     """The commands and the content that a server hears; None where nothing was said."""
     client = SmtpClient(ServerConfig("h", tls="none"))
@@ -56,6 +67,8 @@ def said(sender: str, recipient: str, content: bytes) -> tuple[list[bytes], byte
         heard += client.data_to_send()
     (done,) = client.receive_data(b"250 ok\r\n")
     assert isinstance(done, Completed) and done.result.kind == "sent"
+    by_data = commands.removeprefix(b"EHLO me\r\n").removesuffix(b"DATA\r\n")
+    assert whole(sender, recipient, content) == by_data + b"BDAT %d LAST\r\n" % len(content) + content
     return commands.splitlines(keepends=True) if b"\r" in commands else [commands], heard
 
 

@@ -12,8 +12,8 @@ from tests.servers.processes import Family
 
 EXIM_USER = 5001
 
-# {tls}, {authenticator} and {settings} are whole lines. deliver_drop_privilege spares Exim an exec
-# of itself for each message.
+# {tls}, {authenticator} and {settings} are whole lines, {refused} is a list. deliver_drop_privilege spares
+# Exim an exec of itself for each message.
 CONFIGURATION = """\
 primary_hostname = exim.test
 keep_environment =
@@ -44,6 +44,7 @@ acl_smtp_data = acl_data
 
 begin acl
 acl_rcpt:
+  deny local_parts = {refused}
   accept
 acl_data:
   accept
@@ -89,7 +90,8 @@ class EximServer(Server):
     """Exim that delivers everything to one Maildir.
 
     `certificate` turns STARTTLS on; `auth=(user, password)` offers AUTH PLAIN and LOGIN, on
-    connections with TLS only where there is a certificate; `settings` are further main options.
+    connections with TLS only where there is a certificate; `refused` is a list (Exim's) of local parts that
+    it knows nobody by; `settings` are main options that win over ours.
 
     After QUIT it waits up to 200 ms for the client to close: one message a connection is slow.
     """
@@ -102,11 +104,13 @@ class EximServer(Server):
         port: int | None = None,
         certificate: Certificate | None = None,
         auth: tuple[str, str] | None = None,
+        refused: str = "",
         settings: dict[str, str] | None = None,
     ) -> None:
         super().__init__(port=port)
         self._certificate = certificate
         self._auth = auth
+        self._refused = refused
         self._settings = settings or {}
 
     def _launch(self) -> Family:
@@ -132,12 +136,16 @@ class EximServer(Server):
         if self._auth:
             authenticator = AUTHENTICATOR.format(user=self._auth[0], password=self._auth[1])
         # At Exim's default place, so that it needs no -C and keeps its privileges.
+        lines = [
+            line for line in CONFIGURATION.splitlines() if line.partition(" = ")[0] not in self._settings
+        ]
         jail.write(
             "etc/exim4/exim4.conf",
-            CONFIGURATION.format(
+            "\n".join(lines).format(
                 port=self.port,
                 tls=tls,
                 authenticator=authenticator,
+                refused=self._refused,
                 settings="\n".join(f"{name} = {value}" for name, value in self._settings.items()),
             ),
         )

@@ -27,7 +27,13 @@ class FaultyServer:
     """`async with FaultyServer("dot", "hang") as server:`; `server.heal()` makes it honest."""
 
     def __init__(
-        self, stage: str, behaviour: str, *, pipelining: bool = True, context: ssl.SSLContext | None = None
+        self,
+        stage: str,
+        behaviour: str,
+        *,
+        pipelining: bool = True,
+        chunking: bool = False,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self._stage = stage
         self._behave = BEHAVIOURS[behaviour]
@@ -36,6 +42,7 @@ class FaultyServer:
         extensions = ["STARTTLS"] if stage == "starttls" else []
         extensions += ["AUTH PLAIN LOGIN"] if stage == "auth" else []
         extensions += ["PIPELINING"] if pipelining else []
+        extensions += ["CHUNKING"] if chunking else []
         self._extensions = extensions
         self._released = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -93,7 +100,7 @@ class _Conversation:
         server = self._server
         await self._say("banner", b"220 mx.test ESMTP\r\n")
         key, mail = 0, False
-        while True:
+        while not self._writer.is_closing():  # after a 421 nothing more is looked at, though it may be here
             line = (await self._reader.readuntil(b"\r\n"))[:-2]
             verb = line[:4].upper()
             if verb == b"EHLO":
@@ -124,6 +131,13 @@ class _Conversation:
                 if await self._say("data", b"354 go\r\n"):
                     await self._content(key)
                 key, mail = 0, False
+            elif verb == b"BDAT":
+                await self._reader.readexactly(int(line.split()[1]))
+                if not mail or not key:
+                    self._writer.write(b"503 5.5.1 MAIL and RCPT first\r\n")
+                    continue
+                await self._take(key)
+                key, mail = 0, False
             elif verb == b"RSET":
                 key, mail = 0, False
                 self._writer.write(b"250 2.0.0 ok\r\n")
@@ -143,6 +157,9 @@ class _Conversation:
             if self._server._stage == "content" and size > READ_OF_CONTENT_BYTES and self._server._is_faulty:
                 await self._say("content", b"250 2.0.0 taken, as far as I am concerned\r\n")
                 await self._server.hang()
+        await self._take(key)
+
+    async def _take(self, key: int) -> None:
         self._server.taken[key] += 1
         if not await self._say("dot", b"250 2.0.0 taken\r\n"):
             self._server.taken[key] -= 1

@@ -21,6 +21,7 @@ ADDRESS = re.compile(rb"<([^>]*)>")
 MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 EXTENSIONS = ("PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
+WITH_CHUNKING = (*EXTENSIONS, "CHUNKING")
 OK = "250 2.0.0 Ok"
 LINE_BYTES_MAX = 4_096  # a command line longer than this ends the connection
 
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._output: list[bytes] = []
         self._in_data = False
+        self._chunk: int | None = None  # bytes of a BDAT that is to be read
         self._scanned = 0
         self._waiting = False  # an answer is delayed or will never come
         self._closing = False
@@ -129,9 +131,27 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         while not self._waiting and not self._closing:
-            if not (self._take_message() if self._in_data else self._take_command()):
+            if not self._take():
                 break
         self._flush()
+
+    def _take(self) -> bool:
+        if self._chunk is not None:
+            return self._take_chunk(self._chunk)
+        return self._take_message() if self._in_data else self._take_command()
+
+    def _take_chunk(self, size: int) -> bool:
+        if len(self._buffer) < size:
+            return False
+        raw = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._chunk = None
+        if self._recipients:
+            self._message(raw)
+        else:
+            # As with Exim, the transaction goes on until RSET.
+            self._answer("503 5.5.1 No valid recipients")
+        return True
 
     def _take_command(self) -> bool:
         end = self._buffer.find(b"\r\n")
@@ -170,6 +190,8 @@ class Connection(asyncio.Protocol):
             self._rcpt(line)
         elif verb == b"DATA":
             self._data()
+        elif verb == b"BDAT":
+            self._chunk = int(line.split()[1])
         elif verb == b"EHLO":
             self._reset()
             lines = ["recorder.test", *self._recorder.options.extensions]

@@ -9,6 +9,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Extensions in use here. A server that knows only HELO has none."""
 
     pipelining: bool = False
+    chunking: bool = False
     starttls: bool = False
     smtputf8: bool = False
     size_offered: bool = False
@@ -17,7 +18,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     auth: frozenset[str] = frozenset()
 
 
-def parse(reply: Reply) -> Capabilities:
+def parse(reply: Reply, discard: frozenset[str] = frozenset()) -> Capabilities:
+    """`discard`: keywords, in capitals, that are taken as not said."""
     names: set[str] = set()
     auth: set[str] = set()
     size_bytes_max = 0
@@ -27,6 +29,8 @@ def parse(reply: Reply) -> Capabilities:
         if not words:
             continue
         name, *parameters = words
+        if name in discard:
+            continue
         names.add(name)
         if name == "AUTH":
             auth.update(parameters)
@@ -34,6 +38,7 @@ def parse(reply: Reply) -> Capabilities:
             size_bytes_max = int(parameters[0][:18])
     return Capabilities(
         pipelining="PIPELINING" in names,
+        chunking="CHUNKING" in names,
         starttls="STARTTLS" in names,
         smtputf8="SMTPUTF8" in names,
         size_offered="SIZE" in names,

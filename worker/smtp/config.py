@@ -18,6 +18,11 @@ _HELO_NAME = re.compile(r"[A-Za-z0-9._\[\]:-]+")
 
 NO_SECRET = Secret()
 
+DISCARDABLE = frozenset({"CHUNKING", "PIPELINING", "SIZE", "SMTPUTF8"})
+"""Extensions that can be left alone. For STARTTLS there is `tls`, for AUTH `auth`."""
+PIPELINE_DEPTH = 4
+"""The least with which a server 50 ms away gets 12 times what smtp-source brings it (docs/performance.md)."""
+
 
 class ConfigError(ValueError):
     """A server can't be described like this; the message says what to do."""
@@ -66,6 +71,11 @@ class ServerConfig:
     """Messages a connection carries before it is closed."""
     max_age_s: float = 300.0
     idle_s: float = 30.0
+    pipeline_depth: int = PIPELINE_DEPTH
+    """Messages of a connection that wait for their answer, with CHUNKING. A connection that is lost leaves
+    so many of them unknown."""
+    discard_ehlo_keywords: frozenset[str] = frozenset()
+    """Of DISCARDABLE: extensions that aren't used though the server offers them."""
     timeouts: Timeouts = Timeouts()
 
     def __post_init__(self) -> None:
@@ -101,7 +111,10 @@ class ServerConfig:
             raise ConfigError(str(error)) from None
         if self.helo_name and not _HELO_NAME.fullmatch(self.helo_name):
             raise ConfigError(f"helo={self.helo_name!r} is not a host name or [address]")
-        for name in ("max_connections", "max_messages", "max_age_s", "idle_s"):
+        if unknown := sorted(self.discard_ehlo_keywords - DISCARDABLE):
+            known = ", ".join(sorted(DISCARDABLE))
+            raise ConfigError(f"{unknown[0]} is not one of the EHLO keywords that can be discarded: {known}")
+        for name in ("max_connections", "max_messages", "max_age_s", "idle_s", "pipeline_depth"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0")
 

@@ -1,8 +1,8 @@
 """The shell around the protocol core: one connection, asyncio's callbacks, no decisions.
 
 The hot path has no task and no future: bytes arrive, the core says what they mean, results go to the
-batch; at the end of the loop's turn the next content is asked for and one write takes it and the next
-envelope out.
+batch; at the end of the loop's turn the next contents are asked for and one write takes them out, with
+CHUNKING as whole messages, else one content and the next envelope.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from worker.smtp.config import ServerConfig
 from worker.smtp.content import WireContent
 from worker.smtp.dial import dial
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, Ready, StartTls
-from worker.smtp.outcome import Cause, Result
-from worker.smtp.protocol import SmtpClient
+from worker.smtp.outbox import WRITE_BYTES_MAX
+from worker.smtp.outcome import Cause, Result, Stage, failure
+from worker.smtp.protocol import CHUNK_BYTES_MAX, SmtpClient
 from worker.smtp.tls import PinError, advice, check_pins, tls_context
 from worker.smtp.turn import Turn
 
@@ -28,6 +29,8 @@ TICK_S = 1.0
 
 HOLDS_MAX = 3
 """Turns that a content waits for bytes that are there and not read yet: the loop reads them in the next."""
+
+_GIVEN_UP = failure(Cause.GIVEN_UP, Stage.CONTENT, "given up before its content was sent")
 
 
 class WithheldError(Exception):
@@ -49,7 +52,9 @@ class Later:
 class Batch(Protocol):
     """The messages of one run, as their owner gives them. Every method is called synchronously and
     must return at once. For one arrival of bytes the order is: results; at the end of the loop's turn
-    content, then, when all connections that are ready have theirs, before_write, next, one write.
+    content, then, when all connections that are ready have theirs, before_write, next, one write. With
+    CHUNKING it is: results; at the end of the turn next and content, as often as there is room; then
+    before_write, one write.
     """
 
     def next(self) -> Envelope | Later | None:
@@ -57,10 +62,11 @@ class Batch(Protocol):
 
     def content(self, envelope: Envelope) -> WireContent | None:
         """The content, just before it is written. None: not to be sent any more (the lease ended).
-        Asked again for the same message when a connection broke before it was gone."""
+        Asked again for the same message when a connection broke before it was gone, or where it is larger
+        than `envelope` said."""
 
     def before_write(self) -> None:
-        """The content last asked for is written when this returns: note that first. Raises WithheldError
+        """The contents last asked for are written when this returns: note that first. Raises WithheldError
         where that can't be."""
 
     def may_end(self) -> bool:
@@ -98,8 +104,11 @@ class Connection(asyncio.Protocol):
         self._is_early = False  # the batch's next message isn't ready; it wakes us
         self._wanted: Envelope | None = None  # its content is asked for at the end of the turn
         self._content: WireContent | None = None  # of _wanted, until it is written
+        self._loaded: list[tuple[Envelope, WireContent]] = []  # whole messages, until they are written
+        self._large: Envelope | None = None  # behind them, the envelope of one that goes by DATA
+        self._has_joined = False  # it loads at the end of the turn
         self.fd = -1
-        self._holds = 0  # turns that _wanted has waited because it had
+        self._holds = 0  # turns that it has waited to load because of that
         self._is_held = False
         self._waiter: asyncio.Future[None] | None = None  # who awaits open or send_batch
         self._tls_wanted = False
@@ -152,7 +161,11 @@ class Connection(asyncio.Protocol):
     @property
     def is_worn(self) -> bool:
         """It has carried enough messages, or is too old, to begin another one."""
-        return self.messages >= self._config.max_messages or self._progress_at >= self._worn_at
+        return (
+            self.messages >= self._config.max_messages
+            or self._progress_at >= self._worn_at
+            or self._client.is_worn
+        )
 
     @property
     def local_address(self) -> tuple[str, int] | None:
@@ -293,7 +306,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._write()
+        self._pump()
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -305,7 +318,7 @@ class Connection(asyncio.Protocol):
                         self._batch.result(event.envelope, event.result)
                 case ContentWanted():  # the last event but Closed: the server has nothing else to say
                     self._wanted = event.envelope
-                    self._turn.join(self)
+                    self._join()
                 case Closed():
                     self._end(event)
                     return
@@ -319,60 +332,134 @@ class Connection(asyncio.Protocol):
         if self._wanted is None:
             self._pump()
 
-    def load(self, hears_more: bool) -> None:
+    def _join(self) -> None:
+        if not self._has_joined:
+            self._has_joined = True
+            self._turn.join(self)
+
+    def load(self, hears_more: bool) -> int:
         """For the turn. A reply that was there before the content is no answer to it; and to a server that
         has gone nothing is sent that would then be `unknown`."""
-        if self._wanted is None or self._batch is None:
-            return  # it has ended since
+        self._has_joined = False
+        if self._batch is None or self.closed is not None:
+            return 0  # it has ended since
         self._is_held = hears_more and self._holds < HOLDS_MAX
         if self._is_held:
             self._holds += 1
-            self._turn.join(self)
-            return
+            self._join()
+            return 0
         self._holds = 0
         try:
+            if self._wanted is None:
+                self._load_messages(self._batch)
+                return len(self._loaded)
             self._content = self._batch.content(self._wanted)
         except Exception as error:  # noqa: BLE001  # as above
             self._break(error)
+        return 1
+
+    def _load_messages(self, batch: Batch) -> None:
+        """As many as there is room for, so far as they fit into one write: they leave at once and whole."""
+        client, room, left = self._client, self._client.room, WRITE_BYTES_MAX
+        if self._paused:
+            return
+        while room > 0 and left > 0 and not self.is_worn:
+            envelope = self._next(batch)
+            if envelope is None:
+                return
+            if (refusal := client.refusal(envelope)) is not None:
+                batch.result(envelope, refusal)
+                continue
+            self.messages += 1
+            if envelope.size_bytes > CHUNK_BYTES_MAX:
+                self._large = envelope
+                return
+            content = batch.content(envelope)
+            if content is None:
+                batch.result(envelope, _GIVEN_UP)
+            elif len(content) > CHUNK_BYTES_MAX:
+                self._large = envelope
+                return
+            else:
+                self._loaded.append((envelope, content))
+                room -= 1
+                left -= len(content)
 
     def depart(self) -> None:
         """For the turn."""
-        if self._wanted is None or self._batch is None or self._is_held:
+        if self._batch is None or self.closed is not None or self._is_held:
             return
-        content, self._wanted, self._content = self._content, None, None
         try:
-            if content is not None:
-                try:
-                    self._batch.before_write()
-                except WithheldError:
-                    content = None
-            if content is None:
-                self._interpret(self._client.give_up_content())
+            if self._wanted is None:
+                self._send_messages(self._batch)
             else:
-                self._client.send_content(content)
-                self._pump()
+                self._send_content(self._batch)
         except Exception as error:  # noqa: BLE001  # as above
             self._break(error)
 
+    def _send_messages(self, batch: Batch) -> None:
+        loaded, self._loaded = self._loaded, []
+        large, self._large = self._large, None
+        client = self._client
+        if loaded:
+            try:
+                batch.before_write()
+            except WithheldError:
+                for envelope, _ in loaded:
+                    batch.result(envelope, _GIVEN_UP)
+                loaded = []
+        for envelope, content in loaded:
+            client.send_message(envelope, content)
+        if large is not None:
+            client.send_envelope(large)
+        self._pump()
+
+    def _send_content(self, batch: Batch) -> None:
+        content, self._wanted, self._content = self._content, None, None
+        if content is not None:
+            try:
+                batch.before_write()
+            except WithheldError:
+                content = None
+        if content is None:
+            self._interpret(self._client.give_up_content())
+        else:
+            self._client.send_content(content)
+            self._pump()
+
     def _pump(self) -> None:
-        """Asks the batch for the envelopes that the core can take, and writes what there is."""
+        """Asks the batch for what the core can take, and writes what there is."""
         client, batch = self._client, self._batch
         if batch is not None:
-            while client.ready_for_envelope and self._gives_more and not self.is_worn:
-                envelope = batch.next()
-                if envelope is None:
-                    self._batch_exhausted = True
-                elif isinstance(envelope, Later):
-                    self._is_early = True
-                    envelope.wake = partial(self._resume, batch)
-                elif (refusal := client.send_envelope(envelope)) is not None:
+            loads = False
+            if client.chunks:
+                loads = client.room > 0 and self._gives_more and not self.is_worn
+                if loads and not self._paused:
+                    self._join()
+            else:
+                while client.ready_for_envelope and self._gives_more and not self.is_worn:
+                    envelope = self._next(batch)
+                    if envelope is None:
+                        break
+                    if (refusal := client.send_envelope(envelope)) is None:
+                        self.messages += 1
+                        break  # one ahead
                     batch.result(envelope, refusal)
-                else:
-                    self.messages += 1
-            if client.is_idle and not self._is_early and self._waiter is not None:
+            if client.is_idle and not loads and not self._is_early and self._waiter is not None:
                 self._wake()
                 return
         self._write()
+
+    def _next(self, batch: Batch) -> Envelope | None:
+        """The batch's next message, if it has one and that is ready."""
+        envelope = batch.next()
+        if envelope is None:
+            self._batch_exhausted = True
+        elif isinstance(envelope, Later):
+            self._is_early = True
+            envelope.wake = partial(self._resume, batch)
+            return None
+        return envelope
 
     @property
     def _gives_more(self) -> bool:
@@ -432,8 +519,13 @@ class Connection(asyncio.Protocol):
 
     def _end(self, closed: Closed) -> None:
         """The core says that it is over: a last write, and hang up."""
+        if self._loaded or self._large is not None:
+            begun = [envelope for envelope, _ in self._loaded]
+            begun += [] if self._large is None else [self._large]
+            closed = Closed(closed.reason, (*closed.unsent, *begun))
         self.closed = closed
-        self._wanted = self._content = None
+        self._wanted = self._content = self._large = None
+        self._loaded.clear()
         self._cancel_timer()
         if self._transport is not None and not self._transport.is_closing():
             self._write()

@@ -47,7 +47,7 @@ class Handshake:
                 return self._ehlo() if accepted else classify(self.stage, reply)
             case Stage.EHLO:
                 if accepted:
-                    self.capabilities = capabilities.parse(reply)
+                    self.capabilities = capabilities.parse(reply, self._config.discard_ehlo_keywords)
                     return self._secure()
                 if reply.code < 500:
                     return classify(self.stage, reply)

@@ -4,7 +4,7 @@
 
 | kind     | scope     | meaning                                                                    |
 |----------|-----------|----------------------------------------------------------------------------|
-| sent     | recipient | the server answered 2xx to the final dot                                   |
+| sent     | recipient | the server answered 2xx to the content                                     |
 | deferred | recipient | try again later; costs an attempt                                          |
 | bounced  | recipient | final: no other server would say otherwise                                 |
 | bounced  | server    | this server will never take it, another one may; final when all have said so |
@@ -42,8 +42,9 @@ class Stage(StrEnum):
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
-    CONTENT = "content"  # between the 354 and the last byte
+    CONTENT = "content"  # after the 354 or BDAT, before the last byte
     DOT = "dot"  # between the last byte and its answer
+    BDAT = "bdat"  # the same where the content went by BDAT (RFC 3030)
     EMPTY_DOT = "empty_dot"  # ends a DATA that no recipient was accepted for
     QUIT = "quit"
 
@@ -75,8 +76,8 @@ _SESSION = (
     Stage.GREETING, Stage.EHLO, Stage.HELO, Stage.STARTTLS, Stage.AUTH,
     Stage.IDLE, Stage.RSET, Stage.EMPTY_DOT, Stage.QUIT,
 )  # fmt: skip
-_DOT = Stage.DOT
-_AFTER_MAIL = (Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.DOT)
+_DOT, _BDAT = Stage.DOT, Stage.BDAT
+_AFTER_MAIL = (Stage.RCPT, Stage.DATA, Stage.CONTENT, Stage.DOT, Stage.BDAT)
 
 # Of Postfix (anvil), Exim, Sendmail, SES, Gmail, Outlook, Yahoo: a number or a rate of ours is too high.
 _THROTTLES = re.compile(
@@ -100,7 +101,7 @@ _WANTS_LOGIN = re.compile(
 )
 
 RULES: tuple[Rule, ...] = (
-    Rule("sent", "recipient", "accepted", stages=(Stage.DOT,), codes=("2",)),
+    Rule("sent", "recipient", "accepted", stages=(Stage.DOT, Stage.BDAT), codes=("2",)),
     Rule("not_sent", "throttled", "421 for our number or rate", codes=("421",), text=_THROTTLES),
     Rule("not_sent", "server", "421 may answer anything: the server is closing", codes=("421",)),
     Rule("not_sent", "throttled", "no session for our number or rate",
@@ -113,7 +114,7 @@ RULES: tuple[Rule, ...] = (
     Rule("not_sent", "server", "it wants a login or TLS, for now", codes=("454",), text=_WANTS_LOGIN),
     Rule("not_sent", "throttled", "Amazon SES: maximum sending rate exceeded", codes=("454",)),
     Rule("not_sent", "server", "it lost track of the session or doesn't know a command every server knows",
-         stages=(Stage.MAIL, Stage.RCPT, Stage.DATA), codes=("500", "502", "503")),
+         stages=(Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BDAT), codes=("500", "502", "503")),
     # MAIL: the recipient hasn't been named, so this is about the server or the sender.
     Rule("deferred", "recipient", "the sender's address can't be checked now",
          stages=(Stage.MAIL,), codes=("4",), enhanced=("4.1.",)),
@@ -147,7 +148,7 @@ RULES: tuple[Rule, ...] = (
     Rule("bounced", "server", "too big, or another limit of this server's",
          stages=_AFTER_MAIL, codes=("5",), enhanced=("5.3.",)),
     Rule("bounced", "server", "too big for this server",
-         stages=(Stage.DATA, Stage.CONTENT, Stage.DOT), codes=("552",)),
+         stages=(Stage.DATA, Stage.CONTENT, Stage.DOT, Stage.BDAT), codes=("552",)),
     Rule("bounced", "recipient", "refused for good", stages=_AFTER_MAIL, codes=("5",)),
 )  # fmt: skip
 
@@ -189,9 +190,9 @@ CAUSES: dict[Cause, tuple[Kind, Scope, str | None]] = {
 
 
 def classify(stage: Stage, reply: Reply) -> Result:
-    """The result that a refusal means, or an acceptance of the final dot."""
-    if stage is _DOT and 200 <= reply.code < 300:  # the first row, which is nearly every message's
-        return Result("sent", _DOT, reply.code, reply.enhanced, reply.text[:REPLY_CHARS_MAX], "recipient")
+    """The result that a refusal means, or an acceptance of the content."""
+    if (stage is _DOT or stage is _BDAT) and 200 <= reply.code < 300:  # the first row, nearly every message's
+        return Result("sent", stage, reply.code, reply.enhanced, reply.text[:REPLY_CHARS_MAX], "recipient")
     code, enhanced = str(reply.code), reply.enhanced or ""
     for rule in RULES:
         if (

@@ -3,22 +3,26 @@
 The owner moves bytes and time; this class knows what they mean. The calls, in their order:
 
     client = SmtpClient(config)
-    client.start(helo_name)             # the connection is there
-    client.receive_data(data)           # -> events; StartTls asks for tls_established()
-    client.send_envelope(envelope)      # while client.ready_for_envelope
-    client.send_content(content)        # for ContentWanted
-    client.quit()                       # while client.is_idle
-    client.data_to_send()               # after each of them: write it
+    client.start(helo_name)                     # the connection is there
+    client.receive_data(data)                   # -> events; StartTls asks for tls_established()
+    client.send_message(envelope, content)      # while client.room, or else:
+    client.send_envelope(envelope)              # while client.ready_for_envelope
+    client.send_content(content)                # for ContentWanted
+    client.quit()                               # while client.is_idle
+    client.data_to_send()                       # after each of them: write it
 
-With PIPELINING (RFC 2920) an envelope is one write: MAIL, RCPT, DATA. The next envelope may follow
-right behind a message's content, so a message costs one round trip. Without it each command waits
-for its reply. Two messages at most are under way: one whose final dot waits for its answer, and one
-whose content hasn't left.
+With CHUNKING (RFC 3030) and PIPELINING (RFC 2920) a message needs no round trip of its own: MAIL, RCPT,
+BDAT and the content are one write, and further messages follow while up to `pipeline_depth` wait for their
+answers. With PIPELINING alone, and for a content too large for that, MAIL, RCPT and DATA are one write, and
+the next envelope may follow right behind the content: a message costs one round trip. Without it each
+command waits for its reply.
+
+A server that took no recipient of a transaction may keep the transaction (Exim does), and would then put
+the next recipient into it. So RSET stands before each MAIL that leaves before that is known.
 
 For every envelope taken there is exactly one Completed, or it is in Closed's `unsent`.
 """
 
-import re
 from collections import deque
 
 from worker.smtp.capabilities import Capabilities
@@ -26,18 +30,21 @@ from worker.smtp.config import ServerConfig
 from worker.smtp.content import WireContent
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, Ready, StartTls
 from worker.smtp.handshake import Handshake, Next
+from worker.smtp.outbox import WRITE_BYTES_MAX, Outbox
 from worker.smtp.outcome import Cause, Result, Stage, classify, failure
 from worker.smtp.reply import ProtocolError, Reply, ReplyParser
+from worker.smtp.transactions import Commands, Transaction
 
-WRITE_BYTES_MAX = 256 * 1024
-"""What is handed out at once. Only bytes handed out count as gone, so a connection that breaks in
-the middle of a large message leaves it unsent and not unknown."""
-
-_ADDRESS = re.compile(r"[^\x00-\x20\x7f<>\ud800-\udfff]{1,254}").fullmatch
-"""Nothing that could end the path or the line (RFC 5321 4.5.3.1.3 has the length)."""
+CHUNK_BYTES_MAX = WRITE_BYTES_MAX // 2
+"""A larger content goes by DATA: nothing of it leaves for a recipient that is refused, and before its end
+the lease is looked at again."""
+REFUSALS_MAX = 9
+"""Messages refused before their content, on one connection with CHUNKING. Each costs a RSET that isn't the
+first one since a message, and Exim ends a connection with more than ten of those (smtp_accept_max_nonmail):
+what is in the pipeline then would be unknown."""
 
 # A member of an enumeration costs ten times a global, four times a message.
-_RSET, _MAIL, _RCPT, _DATA = Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA
+_RSET, _MAIL, _RCPT, _DATA, _BDAT = Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BDAT
 _DOT, _EMPTY_DOT, _QUIT = Stage.DOT, Stage.EMPTY_DOT, Stage.QUIT
 
 
@@ -53,47 +60,56 @@ class SmtpClient:
         self.is_ready = False
         """Envelopes are taken, now or after some reply."""
         self.is_closed = False
+        self.chunks = False
+        """Messages may go whole, by `send_message`."""
+        self.is_worn = False
+        """It takes no more of those: too many were refused."""
         self.progress = 0
         """Changes with each reply and each write: what a time-out is measured from."""
 
         self._waiting: deque[Stage] = deque()  # commands that went out, in order
-        self._commands: deque[tuple[Stage, bytes]] = deque()  # still to go, without PIPELINING
-        self._open: Envelope | None = None  # begun, its content hasn't been queued
-        self._refused = False  # _open has its result, its remaining replies haven't come
+        self._later: deque[tuple[Stage, bytes]] = deque()  # commands still to go, without PIPELINING
+        self._open: deque[Transaction] = deque()  # in the order of their answers
+        self._is_headed = False  # the last of them has begun, and its content hasn't been queued
         self._content_wanted = False
-        self._dotted: Envelope | None = None  # its content is queued, its answer hasn't come
         self._reset_needed = False  # the server still holds a MAIL we don't go on with
-        self._good_sender = ""  # the last that was checked; the null sender <> is how notifications are sent
-
-        self._out: list[bytes] = []
-        self._rest = memoryview(b"")  # of a write larger than WRITE_BYTES_MAX
-        self._queued_bytes = 0
-        self._handed_bytes = 0
+        self._refusals = 0
+        self._commands = Commands(self.capabilities)
+        self._outbox = Outbox()
         self._unwritten_bytes = 0  # handed out, and not with the operating system when data last came
-        self._dot_end_bytes = 0  # _queued_bytes when the last final dot was queued
 
     # -- what the owner asks ------------------------------------------------------------------
 
     @property
+    def room(self) -> int:
+        """How many messages `send_message` takes now."""
+        if not self.chunks or not self.is_ready or self._is_headed or self._outbox.in_pieces:
+            return 0
+        return max(0, min(self._config.pipeline_depth, REFUSALS_MAX - self._refusals) - len(self._open))
+
+    @property
     def ready_for_envelope(self) -> bool:
-        if self._open is not None or not self.is_ready:
+        if self._is_headed or not self.is_ready:
             return False
         return self.capabilities.pipelining or not self._waiting
 
     @property
     def is_idle(self) -> bool:
         """Ready, and nothing is under way."""
-        return self.is_ready and not self._waiting and self._open is None
+        return self.is_ready and not self._waiting and not self._open
 
     @property
     def has_data_to_send(self) -> bool:
-        return self._handed_bytes < self._queued_bytes
+        outbox = self._outbox
+        return outbox.handed < outbox.queued
 
     @property
     def ends_content_next(self) -> bool:
-        """What `data_to_send` gives next holds the final dot of a content whose beginning has gone before."""
-        end = self._dot_end_bytes
-        return bool(self._rest) and self._handed_bytes < end <= self._handed_bytes + WRITE_BYTES_MAX
+        """What `data_to_send` gives next holds the end of a content whose beginning has gone before."""
+        if not self._outbox.in_pieces:
+            return False
+        handed = self._outbox.handed
+        return bool(self._open) and handed < self._open[0].end <= handed + WRITE_BYTES_MAX
 
     @property
     def timeout(self) -> float | None:
@@ -114,6 +130,7 @@ class SmtpClient:
             Stage.RCPT: timeouts.rcpt,
             Stage.DATA: timeouts.data,
             Stage.DOT: timeouts.final_dot,
+            Stage.BDAT: timeouts.final_dot,
             Stage.QUIT: timeouts.quit,
         }
         return named.get(stage, timeouts.command)
@@ -127,8 +144,9 @@ class SmtpClient:
             return self._handshake.stage
         if self._waiting:
             waited = self._waiting[0]
-            return Stage.CONTENT if waited is _DOT and not self._dot_is_out else waited
-        return Stage.CONTENT if self._open is not None else Stage.IDLE
+            is_content = waited is _DOT or waited is _BDAT
+            return Stage.CONTENT if is_content and not self._is_out(self._open[0]) else waited
+        return Stage.CONTENT if self._open else Stage.IDLE
 
     # -- what the owner does ------------------------------------------------------------------
 
@@ -139,69 +157,82 @@ class SmtpClient:
     def tls_established(self) -> None:
         """The TLS handshake that StartTls asked for is done, and the certificate is good."""
         if self._handshake is not None and not self.is_closed:
-            self._queue(self._handshake.tls_established())
+            self._outbox.put(self._handshake.tls_established())
+
+    def refusal(self, envelope: Envelope) -> Result | None:
+        """Why this server can't be asked to take it; `send_message` and `send_envelope` say the same."""
+        said = self._commands.begin(envelope)
+        return said if isinstance(said, Result) else None
+
+    def send_message(self, envelope: Envelope, content: WireContent) -> Result | None:
+        """Sends a whole message. A result means that it was refused here, and nothing goes out."""
+        if not self.room:
+            raise RuntimeError("send_message without room")
+        _check_end(content)
+        said = self._commands.begin(envelope)
+        if isinstance(said, Result):
+            return said
+        mail, rcpt = said
+        waiting, outbox = self._waiting, self._outbox
+        if self._takes_reset():
+            mail = "RSET\r\n" + mail
+            waiting.append(_RSET)
+        waiting.extend((_MAIL, _RCPT, _BDAT))
+        outbox.put(f"{mail}{rcpt}BDAT {len(content)} LAST\r\n".encode(), content)
+        self._open.append(Transaction(envelope, True, outbox.queued))
+        return None
 
     def send_envelope(self, envelope: Envelope) -> Result | None:
         """Begins a message. A result means that it was refused here, and nothing goes out."""
         if not self.ready_for_envelope:
             raise RuntimeError("send_envelope while not ready_for_envelope")
-        capabilities = self.capabilities
-        mail_from, rcpt_to = envelope.mail_from, envelope.rcpt_to
-        ascii_only = mail_from.isascii() and rcpt_to.isascii()
-        if (refusal := self._unsendable(envelope, ascii_only)) is not None:
-            return refusal
-        size = f" SIZE={envelope.size_bytes}" if capabilities.size_offered else ""
-        utf8 = "" if ascii_only else " SMTPUTF8"
-        self._open = envelope
-        self._refused = False
-        if capabilities.pipelining:
-            text = f"MAIL FROM:<{mail_from}>{size}{utf8}\r\nRCPT TO:<{rcpt_to}>\r\nDATA\r\n"
-            if self._reset_needed:
-                text = "RSET\r\n" + text
+        said = self._commands.begin(envelope)
+        if isinstance(said, Result):
+            return said
+        mail, rcpt = said
+        is_reset = self._takes_reset()
+        self._open.append(Transaction(envelope))
+        self._is_headed = True
+        if self.capabilities.pipelining:
+            if is_reset:
+                mail = "RSET\r\n" + mail
                 self._waiting.append(_RSET)
             self._waiting.extend((_MAIL, _RCPT, _DATA))
-            self._queue(text.encode())
+            self._outbox.put(f"{mail}{rcpt}DATA\r\n".encode())
         else:
-            if self._reset_needed:
-                self._commands.append((_RSET, b"RSET\r\n"))
-            self._commands.append((_MAIL, f"MAIL FROM:<{mail_from}>{size}{utf8}\r\n".encode()))
-            self._commands.append((_RCPT, f"RCPT TO:<{rcpt_to}>\r\n".encode()))
-            self._commands.append((_DATA, b"DATA\r\n"))
+            if is_reset:
+                self._later.append((_RSET, b"RSET\r\n"))
+            self._later.append((_MAIL, mail.encode()))
+            self._later.append((_RCPT, rcpt.encode()))
+            self._later.append((_DATA, b"DATA\r\n"))
             self._send_command()
-        self._reset_needed = False
         return None
 
     def send_content(self, content: WireContent) -> None:
         """Sends the content and the final dot of the message that ContentWanted named."""
         if not self._content_wanted:
             raise RuntimeError("send_content without ContentWanted")
-        if content and content[-2:] != b"\r\n":
-            raise ValueError("content doesn't end in CRLF: the final dot would be part of its last line")
-        self._content_wanted = False
-        self._dotted, self._open = self._open, None
+        _check_end(content)
+        self._content_wanted = self._is_headed = False
         self._waiting.append(_DOT)
-        self._queue(content)
-        self._queue(b".\r\n")
-        self._dot_end_bytes = self._queued_bytes
+        outbox = self._outbox
+        outbox.put(content, b".\r\n")
+        self._open[0].end = outbox.queued
 
     def give_up_content(self) -> list[Event]:
         """Ends the message that ContentWanted named. SMTP has no way back from DATA but a final dot,
         which would send it; so the session ends."""
         if not self._content_wanted:
             raise RuntimeError("give_up_content without ContentWanted")
-        envelope, self._open = self._open, None
-        assert envelope is not None
-        result = failure(Cause.GIVEN_UP, Stage.CONTENT, "given up before its content was sent")
-        self._events = [Completed(envelope, result)]
-        self._end(result)
-        return self._events
+        return self._give_up("given up before its content was sent")
 
     def break_off_content(self) -> list[Event]:
         """Ends the message of which `ends_content_next` spoke, without its final dot."""
-        envelope, self._dotted = self._dotted, None
-        assert envelope is not None
-        result = failure(Cause.GIVEN_UP, Stage.CONTENT, "given up before its final dot")
-        self._events = [Completed(envelope, result)]
+        return self._give_up("given up before its final dot")
+
+    def _give_up(self, text: str) -> list[Event]:
+        result = failure(Cause.GIVEN_UP, Stage.CONTENT, text)
+        self._events = [Completed(self._open.popleft().envelope, result)]
         self._end(result)
         return self._events
 
@@ -213,22 +244,12 @@ class SmtpClient:
             raise RuntimeError("quit while not is_idle")
         self.is_ready = False
         self._waiting.append(_QUIT)
-        self._queue(b"QUIT\r\n")
+        self._outbox.put(b"QUIT\r\n")
 
     def data_to_send(self) -> bytes:
         """Bytes to write now. Large messages come in pieces: ask again when the last one is gone."""
-        if self._rest:
-            data = bytes(self._rest[:WRITE_BYTES_MAX])
-            self._rest = self._rest[WRITE_BYTES_MAX:]
-        else:
-            data = b"".join(self._out)
-            self._out.clear()
-            if len(data) > WRITE_BYTES_MAX:
-                self._rest = memoryview(data)[WRITE_BYTES_MAX:]
-                data = data[:WRITE_BYTES_MAX]
-        self._handed_bytes += len(data)
         self.progress += 1
-        return data
+        return self._outbox.take()
 
     def receive_data(self, data: bytes, unwritten_bytes: int = 0) -> list[Event]:
         """`unwritten_bytes` of what was handed out hadn't left this process when `data` came: no reply in it
@@ -273,21 +294,29 @@ class SmtpClient:
             self._receive_without_command(reply)
             return
         if reply.code == 421:
-            # It may come at any time. In answer to a final dot it is a refusal as good as any.
-            self._end(classify(self.stage, reply), dot_refused=True)
+            # It may come at any time. In answer to a content it is a refusal as good as any, and what stands
+            # behind it in the pipeline isn't looked at any more (RFC 5321 4.2.2, 3.8).
+            self._end(classify(self.stage, reply), hung_up=True)
             return
         stage = self._waiting.popleft()
-        if stage is _DOT:
+        if stage is _MAIL or stage is _RCPT:
+            if not 200 <= reply.code < 300:
+                self._refused(stage, reply)
+            elif stage is _MAIL:
+                self._reset_needed = True
+        elif stage is _DOT:
             self._receive_dot(reply)
-        elif stage is _MAIL or stage is _RCPT:
-            self._receive_mail_or_rcpt(stage, reply)
+        elif stage is _BDAT:
+            self._receive_bdat(reply)
         elif stage is _DATA:
             self._receive_data_reply(reply)
         elif stage is _QUIT:
             self._end(None)
-        elif stage is _RSET and not 200 <= reply.code < 300:
-            self._end(classify(_RSET, reply))
-        if not self._waiting and self._commands:
+        elif stage is _RSET:
+            self._reset_needed = False
+            if not 200 <= reply.code < 300:
+                self._end(classify(_RSET, reply))
+        if not self._waiting and self._later:
             self._send_command()
 
     def _receive_without_command(self, reply: Reply) -> None:
@@ -301,125 +330,141 @@ class SmtpClient:
         step = self._handshake.receive(reply, more_arrived=not self._parser.is_empty)
         match step:
             case bytes():
-                self._queue(step)
+                self._outbox.put(step)
             case Result():
                 self._end(step, say_quit=reply.code != 421 and self._parser.is_empty)
             case Next.START_TLS:
                 self._events.append(StartTls())
             case Next.READY:
                 self.is_ready = True
-                self.capabilities = self._handshake.capabilities
+                self.capabilities = offered = self._handshake.capabilities
+                self._commands = Commands(offered)
+                self.chunks = offered.chunking and offered.pipelining
                 self._events.append(Ready())
 
-    def _receive_mail_or_rcpt(self, stage: Stage, reply: Reply) -> None:
-        if 200 <= reply.code < 300:
-            if stage is _MAIL:
-                self._reset_needed = True
-        elif reply.code < 400:
+    def _refused(self, stage: Stage, reply: Reply) -> None:
+        """MAIL or RCPT wasn't taken."""
+        if reply.code < 400:
             self._end(_nonsense(stage, reply))
-        elif not self._refused:
+        elif not self._open[0].refused:
             self._refuse(classify(stage, reply))
+            self._refusals += 1
+            self.is_worn = self.chunks and self._refusals >= REFUSALS_MAX
             if not self.capabilities.pipelining:
-                self._commands.clear()
-                self._open = None
+                self._later.clear()
+                self._open.popleft()
+                self._is_headed = False
 
     def _receive_data_reply(self, reply: Reply) -> None:
+        message = self._open[0]
         if 300 <= reply.code < 400:
-            if self._refused:
-                # RFC 2920 3.1: the server took DATA although it took no recipient.
-                self._open = None
+            if message.refused:
+                # RFC 2920 3.1: the server took DATA although it took no recipient. One that keeps the
+                # transaction would send an empty message to the next recipient.
+                self._open.popleft()
+                self._is_headed = False
                 self._waiting.append(_EMPTY_DOT)
-                self._queue(b".\r\n")
+                self._outbox.put(b".\r\n")
+                self._reset_needed = True
             else:
-                assert self._open is not None
                 self._content_wanted = True
-                self._events.append(ContentWanted(self._open))
-            self._reset_needed = False
+                self._events.append(ContentWanted(message.envelope))
+                self._reset_needed = False
         elif reply.code < 400:
             self._end(_nonsense(_DATA, reply))
         else:
-            if not self._refused:
+            if not message.refused:
                 self._refuse(classify(_DATA, reply))
-            self._open = None
+            self._open.popleft()
+            self._is_headed = False
 
     def _receive_dot(self, reply: Reply) -> None:
-        envelope = self._dotted
-        assert envelope is not None
-        if self._handed_bytes - self._unwritten_bytes >= self._dot_end_bytes:
+        message, outbox = self._open[0], self._outbox
+        if message.end <= outbox.handed - self._unwritten_bytes:
             if 300 <= reply.code < 400:
                 self._end(_nonsense(_DOT, reply))
                 return
-            self._dotted = None
-            self._events.append(Completed(envelope, classify(_DOT, reply)))
+            self._open.popleft()
+            self._events.append(Completed(message.envelope, classify(_DOT, reply)))
         elif reply.code >= 400:
             # It doesn't want the rest, which can't be held back but by hanging up.
-            self._dotted = None
-            self._events.append(Completed(envelope, classify(Stage.CONTENT, reply)))
+            self._open.popleft()
+            self._events.append(Completed(message.envelope, classify(Stage.CONTENT, reply)))
             self._end(failure(Cause.PROTOCOL, Stage.CONTENT, "answered before the content was sent"))
         else:
             self._end(_nonsense(Stage.CONTENT, reply))
 
+    def _receive_bdat(self, reply: Reply) -> None:
+        """A refusal may come before the content has left: the server swallows what was announced."""
+        message = self._open[0]
+        accepted = 200 <= reply.code < 300
+        if not message.refused:
+            if accepted and message.end > self._outbox.handed - self._unwritten_bytes:
+                self._end(_nonsense(Stage.CONTENT, reply))
+                return
+            if 300 <= reply.code < 400 or (reply.enhanced or "").startswith("2.1."):
+                # 2.1.x speaks of an address (RFC 3463): the answer to another command, one reply too many
+                # has come before it.
+                self._end(_nonsense(_BDAT, reply))
+                return
+            self._reset_needed = not accepted
+            self._events.append(Completed(message.envelope, classify(_BDAT, reply)))
+        self._open.popleft()
+
     # -- inside -------------------------------------------------------------------------------
 
-    @property
-    def _dot_is_out(self) -> bool:
-        return self._handed_bytes >= self._dot_end_bytes
+    def _is_out(self, message: Transaction) -> bool:
+        """Its last byte was handed out."""
+        return 0 <= message.end <= self._outbox.handed
 
-    def _unsendable(self, envelope: Envelope, ascii_only: bool) -> Result | None:
-        limit = self.capabilities.size_bytes_max
-        if limit and envelope.size_bytes > limit:
-            text = f"{envelope.size_bytes} bytes are more than the {limit} this server takes"
-            return failure(Cause.TOO_BIG, _MAIL, text)
-        if envelope.mail_from != self._good_sender:
-            if envelope.mail_from and not _ADDRESS(envelope.mail_from):
-                return failure(Cause.BAD_SENDER, _MAIL, "not an address that SMTP can carry")
-            self._good_sender = envelope.mail_from
-        if not _ADDRESS(envelope.rcpt_to):
-            return failure(Cause.BAD_RECIPIENT, _RCPT, "not an address that SMTP can carry")
-        if not ascii_only and not self.capabilities.smtputf8:
-            return failure(Cause.SMTPUTF8, _MAIL, "a non-ASCII address, and the server has no SMTPUTF8")
-        return None
-
-    def _queue(self, data: bytes) -> None:
-        self._out.append(data)
-        self._queued_bytes += len(data)
+    def _takes_reset(self) -> bool:
+        """Whether the next MAIL needs a RSET before it. From now on it has one."""
+        if self._reset_needed:
+            self._reset_needed = False
+            return True
+        return self.chunks and bool(self._open) and self._open[-1].chunked
 
     def _send_command(self) -> None:
-        stage, data = self._commands.popleft()
+        stage, data = self._later.popleft()
         self._waiting.append(stage)
-        self._queue(data)
+        self._outbox.put(data)
 
     def _refuse(self, result: Result) -> None:
-        assert self._open is not None
-        self._refused = True
-        self._events.append(Completed(self._open, result))
+        message = self._open[0]
+        message.refused = True
+        self._events.append(Completed(message.envelope, result))
 
-    def _end(self, reason: Result | None, *, dot_refused: bool = False, say_quit: bool = False) -> None:
+    def _end(self, reason: Result | None, *, hung_up: bool = False, say_quit: bool = False) -> None:
+        """`hung_up`: the server has closed the session, and says so in place of an answer."""
         if self._waiting and self._waiting[0] is _QUIT:
             reason = None  # however it ends, it is what we asked for
         unsent: list[Envelope] = []
-        if self._dotted is not None:
-            if dot_refused or not self._dot_is_out:
-                unsent.append(self._dotted)
+        for message in self._open:
+            if message.refused:
+                continue
+            if hung_up or not self._is_out(message):
+                unsent.append(message.envelope)
             else:
                 text = reason.text if reason is not None else ""
-                unknown = Result("unknown", _DOT, 0, None, text, "server")
-                self._events.append(Completed(self._dotted, unknown))
-        if self._open is not None and not self._refused:
-            unsent.append(self._open)
+                stage = _BDAT if message.chunked else _DOT
+                unknown = Result("unknown", stage, 0, None, text, "server")
+                self._events.append(Completed(message.envelope, unknown))
         self._parser = ReplyParser()  # what else it says doesn't matter
-        self._out.clear()
-        self._rest = memoryview(b"")
-        self._queued_bytes = self._handed_bytes
+        self._outbox.drop()
         if say_quit:
-            self._queue(b"QUIT\r\n")
+            self._outbox.put(b"QUIT\r\n")
         self._waiting.clear()
-        self._commands.clear()
-        self._open = self._dotted = None
-        self._content_wanted = False
+        self._later.clear()
+        self._open.clear()
+        self._content_wanted = self._is_headed = False
         self.is_ready = False
         self.is_closed = True
         self._events.append(Closed(reason, tuple(unsent)))
+
+
+def _check_end(content: WireContent) -> None:
+    if content and content[-2:] != b"\r\n":
+        raise ValueError("content doesn't end in CRLF: a final dot would be part of its last line")
 
 
 def _nonsense(stage: Stage, reply: Reply) -> Result:

@@ -11,22 +11,22 @@ import select
 from typing import Protocol
 
 TOGETHER_MAX = 64
-"""Contents that are noted at once. The lease is looked at for all of them before the first one is written;
-each takes some 20 us, so it isn't much older for the last."""
+"""Contents that are noted at once, and then those of one connection more. The lease is looked at for all of
+them before the first one is written; each takes some 20 us, so it isn't much older for the last."""
 
 
 class Departing(Protocol):
-    """A connection whose server waits for a content."""
+    """A connection whose server takes contents."""
 
     fd: int
     """Its socket's; -1 where there is none."""
 
-    def load(self, hears_more: bool) -> None:
-        """Gets the content, and what is to be noted of it. `hears_more`: bytes, or the connection's end, have
-        arrived that the loop hasn't brought to it yet."""
+    def load(self, hears_more: bool) -> int:
+        """Gets the contents, and what is to be noted of them; how many they are. `hears_more`: bytes, or the
+        connection's end, have arrived that the loop hasn't brought to it yet."""
 
     def depart(self) -> None:
-        """Notes it, together with all the others', and writes it."""
+        """Notes them, together with all the others', and writes them."""
 
 
 class Turn:
@@ -55,10 +55,13 @@ class Turn:
 
     def _end(self) -> None:
         ready, self._ready = self._ready, []
-        for start in range(0, len(ready), TOGETHER_MAX):
-            together = ready[start : start + TOGETHER_MAX]
+        start = 0
+        while start < len(ready):
             more = {fd for fd, _ in self._epoll.poll(0)}
-            for connection in together:
-                connection.load(connection.fd in more)
-            for connection in together:
+            end, contents = start, 0
+            while end < len(ready) and contents < TOGETHER_MAX:
+                contents += ready[end].load(ready[end].fd in more)
+                end += 1
+            for connection in ready[start:end]:
                 connection.depart()
+            start = end

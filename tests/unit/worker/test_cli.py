@@ -52,6 +52,7 @@ def test_each_option_arrives(started: list[Settings], tmp_path: Path) -> None:
         *("--max-connections", "3", "--weight", "7", "--pool", "a", "--pool", "b", "--tls", "required"),
         *("--ca-file", "ca.pem", "--no-verify", "--auth", "login", "--helo", "me.example"),
         *("--messages-per-connection", "5", "--connection-age", "6", "--connection-idle", "7"),
+        *("--pipeline-depth", "12", "--discard-ehlo-keywords", "chunking, SIZE"),
         *("--connect-timeout", "8", "--command-timeout", "9", "--data-timeout", "10"),
         *("--rate", " 14/s, 50000/day ", "--agent", "[::1]:9999", "--agent-interval", "0.5"),
         *("--outcome-log-sync", "--drain-timeout", "11", "--log-level", "debug"),
@@ -70,6 +71,7 @@ def test_each_option_arrives(started: list[Settings], tmp_path: Path) -> None:
     )  # fmt: skip
     assert (server.verify, server.auth, server.helo_name) == (False, ("LOGIN",), "me.example")
     assert (server.max_connections, server.max_messages, server.max_age_s, server.idle_s) == (3, 5, 6, 7)
+    assert (server.pipeline_depth, server.discard_ehlo_keywords) == (12, {"CHUNKING", "SIZE"})
     assert (server.timeouts.connect, server.timeouts.rcpt, server.timeouts.final_dot) == (8, 9, 10)
 
 
@@ -157,6 +159,8 @@ def test_where_a_password_may_come_from(started: list[Settings], tmp_path: Path)
         (["--smtp", "smtp://r.example", "--broker", "b:5551"], "write tcp://HOST:PORT"),
         (["--smtp", "smtp://r.example", "--pool", "x" * 201], "1 to 200 printable characters"),
         (["--smtp", "smtp://r.example", "--max-connections", "0"], "0 is not in the range"),
+        (["--smtp", "smtp://r.example", "--pipeline-depth", "0"], "0 is not in the range"),
+        (["--smtp", "smtp://r.example", "--discard-ehlo-keywords", "starttls"], "'starttls' is not one of"),
         (["--smtp", "smtp://r.example", "--rate", "fast"], "'--rate': "),
         (["--smtp", "smtp://r.example", "--rate", "1/s" + " " * 300 + ", 9/min"], "at most 200 characters"),
         (["--smtp", "smtp://r.example", "--agent", "9999"], "'9999' should be HOST:PORT"),

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_said_and_the_password_is_not(url: str, message: str) -
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["max_connections", "max_messages", "max_age_s", "idle_s"])
+@pytest.mark.parametrize("name", ["max_connections", "max_messages", "max_age_s", "idle_s", "pipeline_depth"])
 def test_a_connection_carries_and_lasts_something(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be above 0"):
         dataclasses.replace(ServerConfig("h"), **{name: 0})

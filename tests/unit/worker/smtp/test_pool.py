@@ -12,14 +12,14 @@ import pytest
 from worker.smtp import connection
 from worker.smtp.config import ServerConfig
 from worker.smtp.connection import Later
-from worker.smtp.content import encode
+from worker.smtp.content import checked
 from worker.smtp.events import Envelope
 from worker.smtp.outcome import Result
 from worker.smtp.pool import WORKS_S, Pool
 
 DEADLINE_S = 20
 TOO_FAST = b"454 4.7.0 Throttling failure: Maximum sending rate exceeded\r\n"
-CONTENT = encode(b"Subject: hello\r\n\r\nhello\r\n")
+CONTENT = checked(b"Subject: hello\r\n\r\nhello\r\n")
 
 
 class Messages:

@@ -29,10 +29,12 @@ class Steps:
     def __init__(self, name: int, seen: list[tuple[str, int]]) -> None:
         self.name, self.seen, self.fd = name, seen, -1
         self.heard: list[bool] = []
+        self.contents = 1
 
-    def load(self, hears_more: bool) -> None:
+    def load(self, hears_more: bool) -> int:
         self.seen.append(("load", self.name))
         self.heard.append(hears_more)
+        return self.contents
 
     def depart(self) -> None:
         self.seen.append(("depart", self.name))
@@ -60,6 +62,16 @@ async def test_one_turn_holds_only_so_many() -> None:
         turn.join(Steps(number, seen))
     await asyncio.sleep(0)
     assert [step for step, _ in seen[TOGETHER_MAX:]] == ["depart"] * TOGETHER_MAX + ["load", "depart"]
+
+
+async def test_it_is_contents_that_are_counted() -> None:
+    seen: list[tuple[str, int]] = []
+    turn = Turn(asyncio.get_running_loop())
+    for number in range(3):
+        turn.join(steps := Steps(number, seen))
+        steps.contents = TOGETHER_MAX // 2
+    await asyncio.sleep(0)
+    assert [step for step, _ in seen] == ["load", "load", "depart", "depart", "load", "depart"]
 
 
 async def test_who_has_heard_more_is_told_and_the_others_are_not() -> None:
