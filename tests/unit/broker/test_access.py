@@ -131,7 +131,9 @@ def test_without_the_handler_nobody_gets_in(door: Door) -> None:
     door.open()
     door.access.close()
     _, monitor = door.connect("clients", shop)
-    assert event(monitor) != zmq.EVENT_HANDSHAKE_SUCCEEDED
+    # libzmq closes the handler's socket a little later: a handshake that has found it still there gets no
+    # answer, and nothing is heard of it until it times out.
+    assert not monitor.poll(1_000) or event(monitor) != zmq.EVENT_HANDSHAKE_SUCCEEDED
     assert not door.sockets["clients"].poll(100)
 
 
