@@ -90,6 +90,6 @@ def test_what_is_composed_and_signed_verifies(
     signer = Signer(lambda domain: KEYS if domain == "example.com" else ())
     for name in names:
         raw = composer.compose(1, "ada@example.org", [line(name), name], 1_700_000_000)
-        unsigned = signer.prepare(raw, 1_700_000_000)
-        assert unsigned is not None
-        assert dkimpy(unsigned.sign(), RECORDS) == {"r": "pass", "e": "pass"}
+        signed = signer.sign(raw, 1_700_000_000)
+        assert signed is not None
+        assert dkimpy(signed, RECORDS) == {"r": "pass", "e": "pass"}
