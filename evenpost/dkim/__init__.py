@@ -4,6 +4,6 @@ The worker signs with it, the client makes keys. Verifying is for others.
 """
 
 from evenpost.dkim.keys import DkimKeyError, SigningKey
-from evenpost.dkim.signing import Signer, Unsigned
+from evenpost.dkim.signing import Signer
 
-__all__ = ["DkimKeyError", "Signer", "SigningKey", "Unsigned"]
+__all__ = ["DkimKeyError", "Signer", "SigningKey"]

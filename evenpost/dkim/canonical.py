@@ -7,9 +7,15 @@ canonicalized apart and joined.
 
 import binascii
 import hashlib
+from typing import NamedTuple
 
-PREFIX_BYTES_MIN = 256
-"""A shorter beginning that all messages share isn't worth a copy of its hash."""
+LEARNED_FROM = 8
+"""Bodies that are compared before anything is believed to be the same in all: a smaller campaign isn't worth
+it."""
+COMPARED_MAX = 64
+"""Bodies at most that are compared: where some always differ, that is how it is."""
+RUN_BYTES_MIN = 128
+"""A shorter run isn't worth the look for it."""
 REMEMBERED_BYTES_MAX = 4 * 1024 * 1024
 """A larger body is hashed each time: memory."""
 
@@ -57,61 +63,95 @@ def _ended(lines: bytes) -> bytes:
     return lines if end + 2 == len(lines) else lines[:end] + b"\r\n"
 
 
+class _Known(NamedTuple):
+    """What the bodies of a campaign share: runs of lines."""
+
+    begins: bytes
+    """What all begin with; may be empty."""
+    hashed: "hashlib._Hash"
+    """SHA-256 of its canonical form."""
+    runs: list[tuple[bytes, bytes, bytes]]
+    """The others, in order: its first line with the line ends around it, by which it is found; the run; its
+    canonical form."""
+
+
 class BodyHash:
     """`bh=` of one campaign's bodies, which are much alike.
 
-    What all of them begin with is hashed once, and that hash is copied; a body that is the same for everybody
-    is hashed once. Both are found by comparing bodies, so the result is always that of the whole body. Any
-    number of threads may use it: what it remembers is replaced whole.
+    A body that is the same for everybody is hashed once. Else what all begin with is hashed once, and runs of
+    lines that all have are canonicalized once. Both are learned from the first bodies, and each body is
+    compared with them byte by byte: one that has something else is hashed whole. Any number of threads may
+    use it: what it remembers is replaced whole.
     """
 
     def __init__(self) -> None:
         self._first: tuple[bytes, bytes] | None = None
         """The first body, and its digest."""
-        self._begins: tuple[bytes, hashlib._Hash] | None = None
-        """What all bodies began with so far, cut at a line's end, and the hash of its canonical form."""
+        self._lines: list[bytes] = []
+        """Of it."""
+        self._same: list[bool] = []
+        """Which of them all bodies had, those that were compared."""
+        self._compared = 0
+        self._known: _Known | None = None
 
     def digest(self, body: bytes) -> bytes:
         """SHA-256 of the canonical body, in base64."""
         first = self._first
-        if first is None:
-            digest = _base64(hashlib.sha256(relaxed_body(body)))
-            if len(body) <= REMEMBERED_BYTES_MAX:
-                self._first = (body, digest)
-            return digest
-        if body == first[0]:
+        if first is not None and body == first[0]:
             return first[1]
-        begins = self._begins
-        if begins is None or not body.startswith(begins[0]):
-            begins = self._begins = _beginning(first[0] if begins is None else begins[0], body)
-        prefix, hashed = begins
-        if prefix and (ending := relaxed_body(body[len(prefix) :])):
-            hashed = hashed.copy()
-            hashed.update(ending)
-            return _base64(hashed)
-        # Without a text of its own at the end, the empty lines that don't count may begin in the prefix.
-        return _base64(hashlib.sha256(relaxed_body(body)))
-
-
-def _beginning(one: bytes, other: bytes) -> tuple[bytes, "hashlib._Hash"]:
-    shared = one[: _common_bytes(one, other)]
-    shared = shared[: shared.rfind(b"\n") + 1]
-    if len(shared) < PREFIX_BYTES_MIN:
-        shared = b""
-    return shared, hashlib.sha256(_relaxed_lines(shared))
-
-
-def _base64(hashed: "hashlib._Hash") -> bytes:
-    return binascii.b2a_base64(hashed.digest(), newline=False)
-
-
-def _common_bytes(one: bytes, other: bytes) -> int:
-    """How many bytes both begin with."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
+        known = self._known
+        if known is not None and (rest := _after(known, body)):
+            hashed = known.hashed.copy()
+            hashed.update(rest)
         else:
-            high = middle - 1
-    return low
+            hashed = hashlib.sha256(relaxed_body(body))
+            if first is not None and self._compared < COMPARED_MAX:
+                self._compare(body)
+        digest = binascii.b2a_base64(hashed.digest(), newline=False)
+        if first is None and len(body) <= REMEMBERED_BYTES_MAX:
+            self._lines = body.split(b"\r\n")
+            self._same = [True] * len(self._lines)
+            self._first = (body, digest)
+        return digest
+
+    def _compare(self, body: bytes) -> None:
+        self._compared += 1
+        lines = body.split(b"\r\n")
+        if len(lines) == len(self._lines):
+            self._same = [
+                same and one == other for same, one, other in zip(self._same, self._lines, lines, strict=True)
+            ]
+        if self._compared >= LEARNED_FROM:
+            self._known = _known(self._lines, self._same)
+
+
+def _known(lines: list[bytes], same: list[bool]) -> _Known:
+    begins, runs, start = b"", [], 0
+    for place in range(len(lines)):  # the last one is what stands after the last line end
+        if place < len(lines) - 1 and same[place]:
+            continue
+        run = b"".join([line + b"\r\n" for line in lines[start:place]])
+        if len(run) >= RUN_BYTES_MIN:
+            if start == 0:
+                begins = run
+            else:
+                runs.append((b"\r\n" + lines[start] + b"\r\n", run, _relaxed_lines(run)))
+        start = place + 1
+    return _Known(begins, hashlib.sha256(_relaxed_lines(begins)), runs)
+
+
+def _after(known: _Known, body: bytes) -> bytes:
+    """What follows `begins`, canonical. Empty where the body isn't of these runs, or where the empty lines
+    that don't count may begin in `begins`."""
+    if not body.startswith(known.begins):
+        return b""
+    place = len(known.begins)
+    pieces: list[bytes] = []
+    for line, run, canonical in known.runs:
+        at = body.find(line, max(0, place - 2)) + 2
+        if at < 2 or not body.startswith(run, at):
+            return b""
+        pieces += (_relaxed_lines(body[place:at]), canonical)
+        place = at + len(run)
+    pieces.append(_relaxed_lines(body[place:]))
+    return _ended(b"".join(pieces))

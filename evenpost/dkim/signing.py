@@ -34,20 +34,30 @@ LINE_CHARS = 76
 """Of b= and h=, folded."""
 _FIELDS_KNOWN_MAX = 128
 """Fields whose canonical form is remembered: those of all recipients, and of the last few."""
+_AUTHORS_KNOWN_MAX = 1_000
+"""Fields From, where each recipient's is another."""
 _SPLIT = re.compile(rb"\r\n(?![ \t])").split
 
 
-class Unsigned(NamedTuple):
-    """A message that waits for its signatures."""
+class _Form(NamedTuple):
+    """A signature's header as one key writes it of messages with the same headers: what stands around t= and
+    bh=. `own` is the same, canonical."""
 
-    content: bytes
-    signings: tuple[tuple[SigningKey, str, bytes], ...]
-    """Of each signature: the key, its header up to `b=`, and what is to be signed."""
+    key: SigningKey
+    header: tuple[bytes, bytes, bytes]
+    own: tuple[bytes, bytes, bytes]
 
-    def sign(self) -> bytes:
-        """The whole message. This is what takes long, and any thread may do it."""
-        headers = [f"{header}{_folded(key.sign(data))}\r\n" for key, header, data in self.signings]
-        return "".join(headers).encode("ascii") + self.content
+
+class _Plan(NamedTuple):
+    """Of messages with the same headers."""
+
+    order: list[int]
+    """Their fields, in the order of h=."""
+    listed: str
+    author: int
+    """Which of them is From."""
+    forms: dict[bytes, list[_Form]]
+    """By From, canonical."""
 
 
 class Signer:
@@ -57,12 +67,15 @@ class Signer:
         """`keys_of` gives the keys for a domain in From."""
         self._keys_of = keys_of
         self._body_hash = BodyHash()
-        self._fields: dict[bytes, bytes] = {}
-        self._plans: dict[tuple[bytes, ...], tuple[str, list[int]]] = {}
+        self._fields: dict[bytes, tuple[bytes, bytes]] = {}
+        """Of a field as it stands there: its name in lower case, and its canonical form."""
+        self._plans: dict[tuple[bytes, ...], _Plan] = {}
 
-    def prepare(self, content: bytes, now_s: int) -> Unsigned | None:
-        """What `content` needs to be signed; None where no key is for its author's domain. `content` has
-        whole lines with CRLF, headers, an empty line and a body; `now_s` is in seconds since the epoch."""
+    def sign(self, content: bytes, now_s: int) -> bytes | None:
+        """`content` with a signature of each key before it; None where no key is for its author's domain.
+
+        `content` has whole lines with CRLF, headers, an empty line and a body; `now_s` is in seconds since
+        the epoch."""
         end = content.index(b"\r\n\r\n")
         known = self._fields
         if len(known) > _FIELDS_KNOWN_MAX:
@@ -71,48 +84,66 @@ class Signer:
         for raw in _SPLIT(content[:end]):
             field = known.get(raw)
             if field is None:
-                field = known[raw] = relaxed_field(raw)
+                canonical = relaxed_field(raw)
+                field = known[raw] = (canonical[: canonical.index(b":")], canonical)
             fields.append(field)
-        keys = self._keys_of(author_domain(fields))
-        if not keys:
-            return None
-        names = tuple([field[: field.index(b":")] for field in fields])
+        names = tuple([name for name, _ in fields])
         plan = self._plans.get(names)
         if plan is None:
             plan = self._plans[names] = _plan(names)  # a campaign's messages have the same headers
-        listed, order = plan
-        signed = b"".join([fields[number] for number in order])
-        body_hash = self._body_hash.digest(content[end + 4 :]).decode("ascii")
-        signings = []
-        for key in keys:
-            header = (
+        author = fields[plan.author][1]
+        forms = plan.forms.get(author)
+        if forms is None:
+            forms = self._forms(plan, author)
+        if not forms:
+            return None
+        signed = b"".join([fields[number][1] for number in plan.order])
+        body_hash = self._body_hash.digest(content[end + 4 :])
+        now = b"%d" % now_s
+        out: list[bytes] = []
+        for key, header, (one, two, three) in forms:
+            signature = key.sign(b"".join((signed, one, now, two, body_hash, three)))
+            one, two, three = header
+            out += (one, now, two, body_hash, three, _folded(signature))
+        out.append(content)
+        return b"".join(out)
+
+    def _forms(self, plan: _Plan, author: bytes) -> list[_Form]:
+        forms = []
+        for key in self._keys_of(author_domain(author)):
+            text = (
                 f"DKIM-Signature: v=1; a={key.algorithm}-sha256; c=relaxed/relaxed;\r\n"
-                f" d={key.domain}; s={key.selector}; t={now_s};\r\n h={listed};\r\n bh={body_hash};\r\n b="
+                f" d={key.domain}; s={key.selector}; t=\0;\r\n h={plan.listed};\r\n bh=\0;\r\n b="
             )
-            own = "dkim-signature:" + header.replace("\r\n", "").partition(": ")[2]  # each fold has one space
-            signings.append((key, header, signed + own.encode("ascii")))
-        return Unsigned(content, tuple(signings))
+            # Relaxed: the name in lower case, no folds; and one space is at each of those.
+            own = "dkim-signature:" + text.replace("\r\n", "").partition(": ")[2]
+            forms.append(_Form(key, _around(text), _around(own)))
+        if len(plan.forms) >= _AUTHORS_KNOWN_MAX:
+            plan.forms.clear()
+        plan.forms[author] = forms
+        return forms
 
 
-def author_domain(fields: Sequence[bytes]) -> str:
-    """The domain of the one address in From, in lower case; '' where there is none. Fields are canonical."""
-    for field in fields:
-        if field.startswith(b"from:"):
-            address = field.rstrip(b"\r\n")
-            if address.endswith(b">"):
-                address = address[address.rfind(b"<") + 1 : -1]
-            return address[address.rfind(b"@") + 1 :].decode("ascii", "replace").lower()
-    return ""
+def _around(text: str) -> tuple[bytes, bytes, bytes]:
+    one, two, three = text.encode("ascii").split(b"\0")
+    return one, two, three
 
 
-def _plan(names: tuple[bytes, ...]) -> tuple[str, list[int]]:
-    """h=, folded, and the fields in its order: of those with one name, the last one first."""
+def author_domain(author: bytes) -> str:
+    """The domain of the one address in From, in lower case; '' where there is none. From is canonical."""
+    address = author.rstrip(b"\r\n")
+    if address.endswith(b">"):
+        address = address[address.rfind(b"<") + 1 : -1]
+    return address[address.rfind(b"@") + 1 :].decode("ascii", "replace").lower() if b"@" in address else ""
+
+
+def _plan(names: tuple[bytes, ...]) -> _Plan:
     listed: list[str] = []
     order: list[int] = []
     for name in (*OVERSIGNED, *SIGNED):
         lower = name.lower().encode("ascii")
         places = [number for number in reversed(range(len(names))) if names[number] == lower]
-        order += places
+        order += places  # of those with one name, the last one first
         listed += [name] * (len(places) + (name in OVERSIGNED))
     lines = [""]
     for number, name in enumerate(listed):
@@ -120,11 +151,11 @@ def _plan(names: tuple[bytes, ...]) -> tuple[str, list[int]]:
         if len(lines[-1]) + len(word) > LINE_CHARS - len(" h=;"):
             lines.append("")
         lines[-1] += word
-    return "\r\n ".join(lines), order
+    return _Plan(order, "\r\n ".join(lines), names.index(b"from"), {})
 
 
-def _folded(signature: bytes) -> str:
-    text = binascii.b2a_base64(signature, newline=False).decode("ascii")
-    first, step = LINE_CHARS - len(" b="), LINE_CHARS - len(" ")
-    lines = [text[:first], *(text[i : i + step] for i in range(first, len(text), step))]
-    return "\r\n ".join(lines)
+def _folded(signature: bytes) -> bytes:
+    text = binascii.b2a_base64(signature, newline=False)
+    first = LINE_CHARS - len(" b=")
+    lines = [text[i : i + LINE_CHARS - 1] for i in range(first, len(text), LINE_CHARS - 1)]
+    return b"\r\n ".join((text[:first], *lines)) + b"\r\n"

@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import re
+from itertools import zip_longest
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenpost.compose import compile_template
 from evenpost.dkim import Signer, SigningKey
-from evenpost.dkim.canonical import PREFIX_BYTES_MIN, BodyHash, relaxed_body, relaxed_field
+from evenpost.dkim.canonical import LEARNED_FROM, RUN_BYTES_MIN, BodyHash, relaxed_body, relaxed_field
 from evenpost.dkim.keys import new_pem
 from evenpost.wire.messages import Attachment, Template
 from tests.servers.verifiers import dkimpy
@@ -54,13 +55,19 @@ def test_a_header_is_canonicalized_to_the_letter(name: bytes, value: bytes) -> N
     assert relaxed_field(name + b":" + value) == name.strip().lower() + b":" + unfolded + b"\r\n"
 
 
-@given(shared=BODY, bodies=st.lists(BODY, min_size=1, max_size=6))
-def test_what_is_remembered_of_other_bodies_changes_no_hash(shared: bytes, bodies: list[bytes]) -> None:
+@given(runs=st.lists(BODY, max_size=4), values=st.lists(st.lists(BODY, max_size=5), min_size=1, max_size=8))
+def test_what_is_remembered_of_other_bodies_changes_no_hash(
+    runs: list[bytes], values: list[list[bytes]]
+) -> None:
     body_hash = BodyHash()
-    long = (b"white  \t space \r\n" * PREFIX_BYTES_MIN)[: 20 * PREFIX_BYTES_MIN] + shared
-    for body in [body for ending in bodies for body in (long + ending, ending, long[: len(ending)])]:
+    long = b"white  \t space \r\n" * (RUN_BYTES_MIN // 16)
+    lines = [long + run for run in runs]
+    ends = [[b"x\r\n", b"y\r\n", b"z\r\n"], [b"1\r\n", b"\r\n", b"2\r\n"]] * LEARNED_FROM
+    for each in [*ends, *values, *(v[::-1] for v in values)]:
+        body = b"".join(part for pair in zip_longest(lines, each, fillvalue=b"") for part in pair)
         expected = base64.b64encode(hashlib.sha256(plainly_relaxed(body)).digest())
         assert body_hash.digest(body) == expected
+    assert body_hash._known is not None
 
 
 @settings(deadline=None)  # RSA, twice
@@ -90,6 +97,6 @@ def test_what_is_composed_and_signed_verifies(
     signer = Signer(lambda domain: KEYS if domain == "example.com" else ())
     for name in names:
         raw = composer.compose(1, "ada@example.org", [line(name), name], 1_700_000_000)
-        unsigned = signer.prepare(raw, 1_700_000_000)
-        assert unsigned is not None
-        assert dkimpy(unsigned.sign(), RECORDS) == {"r": "pass", "e": "pass"}
+        signed = signer.sign(raw, 1_700_000_000)
+        assert signed is not None
+        assert dkimpy(signed, RECORDS) == {"r": "pass", "e": "pass"}

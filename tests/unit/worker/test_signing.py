@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evenpost.dkim import SigningKey, Unsigned
+from evenpost.dkim import Signer, SigningKey
 from evenpost.dkim.keys import new_pem
 from evenpost.wire import codec
 from evenpost.wire.messages import BatchItem, CampaignTemplate, Template
@@ -154,7 +154,7 @@ async def test_the_connection_is_woken_when_the_next_message_is_signed_and_not_b
         for done in (second, first):
             assert batch.next() is later
             assert woken == []
-            done.signed, done.is_done = done.unsigned.sign(), True
+            done.signed, done.is_done = done.batch.template.sign(done.content, done.now_s), True
             threads._done.append(done)
             threads._collect()
         threads._collect()
@@ -171,13 +171,13 @@ async def test_only_so_much_is_composed_ahead(owner: Owner, monkeypatch: pytest.
         threads = made._threads
         assert threads is not None
         batches = [batch_of(made, owner, held(*names), template()) for _ in range(6)]
-        ahead = [len(batch._template.signings) for batch in batches if isinstance(batch, SigningBatch)]
+        ahead = [len(batch.template.signings) for batch in batches if isinstance(batch, SigningBatch)]
         assert ahead == [8, 8, 8, 8, 1, 1]
         large = template(text="x" * (AHEAD_BYTES_MAX // 3) + "{{ name }}")
         threads._unsigned = 0
         batch = batch_of(made, owner, held(*names), large)
         assert isinstance(batch, SigningBatch)
-        assert len(batch._template.signings) == 3
+        assert len(batch.template.signings) == 3
 
 
 async def test_what_the_session_takes_back_is_not_asked_for(owner: Owner) -> None:
@@ -255,15 +255,15 @@ async def test_without_a_key_it_goes_unsigned_or_bounces_where_one_is_required(
 async def test_a_thread_that_fails_leaves_it_to_who_composes(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sign, failed = signing.Unsigned.sign, []
+    sign, failed = Signer.sign, []
 
-    def fails_in_threads(unsigned: Unsigned) -> bytes:
+    def fails_in_threads(signer: Signer, content: bytes, now_s: int) -> bytes | None:
         if threading.current_thread() is threading.main_thread():
-            return sign(unsigned)
-        failed.append(unsigned)
+            return sign(signer, content, now_s)
+        failed.append(content)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(signing.Unsigned, "sign", fails_in_threads)
+    monkeypatch.setattr(Signer, "sign", fails_in_threads)
     with dkim(RSA, ED25519) as made:
         (content,) = (await contents(batch_of(made, owner, held("Ann"), template()))).values()
     assert dkimpy(content, RECORDS) == BOTH

@@ -26,9 +26,9 @@ Dear  Ada\r
 
 
 def signed(message: bytes = MESSAGE, keys: Sequence[SigningKey] = (RSA, ED25519), now_s: int = NOW) -> bytes:
-    unsigned = Signer(lambda domain: keys).prepare(message, now_s)
-    assert unsigned is not None
-    return unsigned.sign()
+    whole = Signer(lambda domain: keys).sign(message, now_s)
+    assert whole is not None
+    return whole
 
 
 def tags(message: bytes) -> list[dict[str, str]]:
@@ -110,7 +110,7 @@ def test_the_same_message_later_differs_in_t_and_what_follows_from_it() -> None:
 
 def test_without_a_key_for_the_authors_domain_nothing_is_signed() -> None:
     asked: list[str] = []
-    assert Signer(lambda domain: asked.append(domain) or ()).prepare(MESSAGE, NOW) is None
+    assert Signer(lambda domain: asked.append(domain) or ()).sign(MESSAGE, NOW) is None
     assert asked == ["example.com"]
 
 
@@ -122,11 +122,11 @@ def test_without_a_key_for_the_authors_domain_nothing_is_signed() -> None:
         (b'from:"x <b@evil.example>" <a@example.com>\r\n', "example.com"),
         (b'from:"a@evil.example"@example.com\r\n', "example.com"),
         (b"from:=?utf-8?q?x?= <a@xn--bcher-kva.example>\r\n", "xn--bcher-kva.example"),
-        (b"to:a@example.com\r\n", ""),
+        (b"from:nobody\r\n", ""),
     ],
 )
 def test_whose_message_it_is(header: bytes, domain: str) -> None:
-    assert author_domain([b"subject:x\r\n", header]) == domain
+    assert author_domain(header) == domain
 
 
 def test_a_campaigns_messages_are_signed_each_for_itself() -> None:
@@ -138,6 +138,6 @@ def test_a_campaigns_messages_are_signed_each_for_itself() -> None:
     composer = compile_template(template, campaign_id="c1", created_at_ms=0)
     signer = Signer(lambda domain: (RSA, ED25519))
     for index, name in enumerate(["Ann", "Žofie", "Bea  \t C", "x" * 200, "Ann"]):
-        unsigned = signer.prepare(composer.compose(index, "ada@example.org", [name], NOW), NOW)
-        assert unsigned is not None
-        assert dkimpy(unsigned.sign(), RECORDS) == {"r": "pass", "e": "pass"}
+        whole = signer.sign(composer.compose(index, "ada@example.org", [name], NOW), NOW)
+        assert whole is not None
+        assert dkimpy(whole, RECORDS) == {"r": "pass", "e": "pass"}
