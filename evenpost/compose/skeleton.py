@@ -12,6 +12,7 @@ Boundaries follow from the campaign's id: a message that is tried again is the s
 `=_`, which no line of base64 or quoted-printable can contain.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -33,6 +34,20 @@ def build(
 
     `bodies` are (subtype, transfer encoding), in order. Raises TemplateError for an attachment that can't be.
     """
+    if len(bodies) == 1 and not attachments:
+        return list(_of_one_body(*bodies[0]))
+    return _build(campaign_id, bodies, attachments)
+
+
+@functools.lru_cache(16)
+def _of_one_body(subtype: str, encoding: str) -> tuple[str, ...]:
+    """It has no boundary, so it is the same for all campaigns."""
+    return tuple(_build("", [(subtype, encoding)], []))
+
+
+def _build(
+    campaign_id: str, bodies: Sequence[tuple[str, str]], attachments: Sequence[Attachment]
+) -> list[str]:
     parts = [_body(subtype, encoding, number) for number, (subtype, encoding) in enumerate(bodies)]
     has_html = any(subtype == "html" for subtype, _ in bodies)
     inline = [a for a in attachments if a.content_id is not None and has_html]

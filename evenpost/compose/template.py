@@ -40,6 +40,9 @@ _KEEPS = (nodes.Assign, nodes.AssignBlock, nodes.Macro, nodes.Block)
 """What leaves names behind in a context, or renders from it a second time."""
 _UNDEFINED = re.compile(r"'(\w+)' is undefined").fullmatch
 _TAG_BEGINS = re.compile(r"\{[{%]").search
+_MAY_MEAN = re.compile(r"[{\r]").search
+"""Without a brace it is text, with line ends that Jinja2 leaves alone where they are plain: most senders and
+many subjects are, and to parse one takes longer than the rest of it."""
 _GROWS = (nodes.For, nodes.Call, nodes.Filter, nodes.BinExpr, nodes.Concat)
 """What can make more of a template than is in it."""
 _CAPTURES = (nodes.Macro, nodes.AssignBlock, nodes.CallBlock, nodes.FilterBlock)
@@ -177,8 +180,10 @@ def compile_part(
         raise TemplateError(name, None, f"too much of it is in {{{{ }}}} and {{% %}}: {most}")
     try:
         source.encode()
-        tree = sandbox.parse(source)
-        part = _compile_tree(name, tree, sandbox, body)
+        if _MAY_MEAN(source):
+            part = _compile_tree(name, sandbox.parse(source), sandbox, body)
+        else:
+            part = _constant_part(name, source, sandbox, body)
         if part.plain and not part.uses:
             part.constant = part.body({}) if body else part.render({})
     except TemplateSyntaxError as error:
@@ -200,6 +205,15 @@ def _tag_chars(source: str) -> int:
             return chars + len(source) - start
         chars += end + 2 - start
     return chars
+
+
+def _constant_part(name: str, source: str, sandbox: Sandbox, body: bool) -> Part:
+    """What Jinja2 would make of a text that has nothing for it."""
+    tree = nodes.Template([nodes.Output([nodes.TemplateData(source)])])
+    encoding = "base64" if body and prefers_base64(source) else "quoted-printable"
+    encoded = body and encoding == "quoted-printable"
+    html = bool(sandbox.autoescape)
+    return PlainPart(tree, html=html, encoded=encoded, name=name, uses=frozenset(), encoding=encoding)
 
 
 def _compile_tree(name: str, tree: nodes.Template, sandbox: Sandbox, body: bool) -> Part:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from evenpost.compose import ComposeError, Composer, compile_template
+from evenpost.compose.sandbox import Sandbox
+from evenpost.compose.template import compile_part
 from evenpost.compose.transfer import base64_text, encode_chunk
 from evenpost.wire.messages import Attachment, Template
 from worker.smtp.content import checked
@@ -72,6 +74,17 @@ def test_base64_is_the_text(text: str) -> None:
 def quote(text: str) -> str:
     """Text as a template that renders to it."""
     return text.replace("{", "{{ '{' }}")
+
+
+@given(TEXT, st.booleans(), st.booleans())
+@example("a\r\nb\rc", False, True)
+@example("<&>\n", True, True)
+def test_a_text_without_tags_is_what_jinja_makes_of_it(text: str, html: bool, body: bool) -> None:
+    text = text.replace("{", "")
+    parts = [compile_part("text", source, Sandbox(html=html), body=body) for source in (text, "{##}" + text)]
+    found = [(part.constant, part.encoding, part.uses, part.plain, part.encoded) for part in parts]
+    assert found[0] == found[1]
+    assert found[0][0] is not None
 
 
 @given(
