@@ -3,6 +3,7 @@
 import os
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no types
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_LOOK_S = 0.02
 
 
 def cpu_s(pid: int) -> float:
@@ -80,16 +82,23 @@ class Ended:
     seconds: float
     cpu_s: float
     rss_mb: float
-    """The most that one of its processes had."""
+    """The most that it and its children had, as seen every 20 ms."""
 
 
 def run(command: Sequence[str], cwd: Path | None = None) -> Ended:
     """Runs a program to its end. Raises CalledProcessError where it fails."""
-    began = time.monotonic()
+    began, peak_mb = time.monotonic(), 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
         assert process.stdout is not None
+        texts: list[str] = []
+        stdout = process.stdout
+        reader = threading.Thread(target=lambda: texts.append(stdout.read()))
         try:
-            out = process.stdout.read()
+            reader.start()
+            # The kernel's own maximum (ru_maxrss) begins with what we had when it was forked from us.
+            while reader.is_alive():
+                peak_mb = max(peak_mb, sum(memory_mb(pid, "VmHWM") for pid in tree(process.pid)))
+                reader.join(_LOOK_S)
             _, status, used = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
@@ -98,7 +107,7 @@ def run(command: Sequence[str], cwd: Path | None = None) -> Ended:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     seconds = time.monotonic() - began
-    return Ended(out, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return Ended(texts[0], seconds, used.ru_utime + used.ru_stime, peak_mb)
 
 
 @dataclass

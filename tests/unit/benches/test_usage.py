@@ -87,3 +87,10 @@ def test_what_nobody_in_a_round_used_is_a_strangers() -> None:
     with cost.round(1, {"client": os.getpid()}) as this:
         this.ended["it"] = Ended("", 1.0, 1e6, 1.0)
     assert cost.strangers[1] == 0
+
+
+def test_the_memory_of_a_program_is_its_own_and_not_that_of_who_started_it() -> None:
+    ballast = bytearray(os.urandom(1)) * 100_000_000
+    ended = run([sys.executable, "-c", "import time; time.sleep(0.2); print('done')"])
+    assert ended.out == "done\n"
+    assert 0 < ended.rss_mb < 60, len(ballast)
