@@ -8,7 +8,6 @@ however it dies: they drain then, and none is left behind.
 
 import ctypes
 import gc
-import importlib
 import os
 import signal
 from contextlib import suppress
@@ -33,7 +32,6 @@ EXIT_NO_FORK = 71
 """EX_OSERR of sysexits.h: no memory for it, or too many processes."""
 
 _PR_SET_PDEATHSIG = 1
-_PRELOADED = ("worker.service", "worker.outcome_log", "uvloop")
 
 
 class Forked(Exception):  # noqa: N818  # no error: a way out of the parent's code
@@ -61,9 +59,7 @@ class Processes:
 
     def run(self) -> int:
         """Until all processes have ended: the status to exit with. In each of them it raises Forked."""
-        for module in _PRELOADED:
-            with suppress(ImportError):  # PyPy has no uvloop
-                importlib.import_module(module)
+        _load_all()
         gc.collect()
         gc.freeze()  # else the first collection in a process would write to all that it shares
         self._mask_before = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._signals))
@@ -121,6 +117,15 @@ class Processes:
         # PASSED_ON waits until the worker has its handler for it.
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before | {PASSED_ON})
         raise Forked(number)
+
+
+def _load_all() -> None:
+    """What a worker imports when it starts."""
+    import worker.outcome_log
+    import worker.service  # noqa: F401
+
+    with suppress(ImportError):  # PyPy has none
+        import uvloop  # noqa: F401
 
 
 def _reap() -> tuple[int, int] | None:

@@ -1,12 +1,14 @@
 """What one worker is told when it starts."""
 
 import re
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenpost.runtime.processes import part
+from evenpost.runtime.startup import ENDINGS, PASSED_ON
 from worker.smtp.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -54,6 +56,11 @@ class Settings:
     """Connections and weight are this process's own already."""
     log_sent: bool = False
     """An event for each message sent: the log level is debug."""
+
+    @property
+    def endings(self) -> tuple[signal.Signals, ...]:
+        """The signals that end this process."""
+        return ENDINGS if self.share.processes == 1 else (PASSED_ON,)
 
     @property
     def server_label(self) -> str:

@@ -96,6 +96,8 @@ def test_without_their_parent_they_drain_and_end(stack: ExitStack, tmp_path: Pat
     campaign = scene.client.submit(newsletter(1_000)).campaign
     wait_until(lambda: scene.server.count() > 100, "mail flows")
     orphans = scene.processes()
+    for orphan in orphans:
+        stack.callback(lambda one=orphan: one.is_running() and one.kill())
     scene.cluster.kill("w")
     wait_until(lambda: gone(orphans), "they end")
     assert scene.states() == {"w/1": "gone", "w/2": "gone"}, "they have said goodbye"
