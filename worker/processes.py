@@ -46,6 +46,7 @@ class Processes:
     """`run` it once."""
 
     def __init__(self, processes: int, name: str, server: str) -> None:
+        self._processes = processes
         self._supervision = Supervision(processes)
         self._logger = logs.get().bind(worker=name, server=server)
         self._numbers: dict[int, int] = {}
@@ -63,7 +64,7 @@ class Processes:
         gc.collect()
         gc.freeze()  # else the first collection in a process would write to all that it shares
         self._mask_before = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._signals))
-        self._logger.info("worker.processes_started", pid=os.getpid())
+        self._logger.info("worker.processes_started", processes=self._processes, pid=os.getpid())
         self._handle(Tick())
         while self._status is None:
             self._wait()
@@ -78,7 +79,9 @@ class Processes:
             self._handle(EndAsked(signal.Signals(came.si_signo).name))
         while ended := _reap():
             pid, status = ended
-            self._handle(ProcessEnded(self._numbers.pop(pid), status))
+            # As a container's first process it gets others' children, too.
+            if (number := self._numbers.pop(pid, None)) is not None:
+                self._handle(ProcessEnded(number, status))
         self._handle(Tick())
 
     def _handle(self, event: Event) -> None:
