@@ -16,6 +16,7 @@ from client.errors import BAD_INPUT, ClientError
 from client.output_live import show_watch
 from client.problems import counted
 from client.sync_api import Client
+from evenpost.runtime.processes import parted
 from evenpost.runtime.settings import FiniteRange, WholeRange
 from evenpost.wire.messages import MessageState, ReportRow
 
@@ -175,7 +176,7 @@ def servers(client: Client, as_json: bool) -> None:
 
     A terminal shows the columns that it has room for; on a pipe and with --json there are all.
     """
-    found = sorted(client.servers(), key=lambda w: w.worker)
+    found = sorted(client.servers(), key=lambda w: parted(w.worker))
     if as_json:
         output.json_line(found)
         return

@@ -8,11 +8,10 @@ import click
 from client import output
 from client.api_steering import CONNECTIONS_MAX, RetryState
 from client.cli_common import client_command
-from client.errors import ClientError
+from client.cli_workers import named
 from client.problems import counted
 from client.sync_api import Client
 from evenpost.wire import limits
-from evenpost.wire.errors import Code
 from evenpost.wire.messages import WorkerStatus
 
 
@@ -63,20 +62,17 @@ def retry_failed(campaign: str, only: Sequence[RetryState], client: Client, as_j
     _say(as_json, words, campaign=campaign, changed=changed)
 
 
+# NAME is also all processes of a worker with --processes: NAME/1, NAME/2 ...
 workers_argument = click.argument("workers", metavar="WORKER...", nargs=-1, required=True)
 
 
-def _checked(client: Client, workers: Sequence[str]) -> list[str]:
-    """Each name once. Raises ClientError if one of several is unknown, before anything is done: of one alone
-    the broker says so."""
-    names = list(dict.fromkeys(workers))
-    if len(names) > 1:
-        known = {each.worker for each in client.servers()}
-        if unknown := [name for name in names if name not in known]:
-            there = ", ".join(sorted(known)) or "none has ever connected"
-            text = f"no worker is called {unknown[0]!r}; known: {there}. Nothing was changed"
-            raise ClientError(Code.NOT_FOUND, text)
-    return names
+def _names(client: Client, workers: Sequence[str]) -> list[str]:
+    return [each.worker for each in named(client, workers)]
+
+
+def _parts(client: Client, workers: Sequence[str], total: int | None) -> list[tuple[str, int | None]]:
+    """Each with its number. Processes that were named together share it."""
+    return [(each.worker, each.part(total)) for each in named(client, workers)]
 
 
 def _number(most: int) -> Callable[[click.Context, click.Parameter, str], int | None]:
@@ -101,7 +97,7 @@ def drain(workers: Sequence[str], client: Client, as_json: bool) -> None:
     """Gives each WORKER nothing more until `evenpost ready`, across restarts too: to maintain its server.
     What it has, it finishes; `evenpost servers` shows when that is so.
     """
-    for worker in _checked(client, workers):
+    for worker in _names(client, workers):
         client.drain(worker)
         words = f"{worker} gets nothing more. `evenpost ready {worker}` takes that back."
         _say(as_json, words, worker=worker, state="drain")
@@ -114,7 +110,7 @@ def maint(workers: Sequence[str], client: Client, as_json: bool) -> None:
     """Gives each WORKER nothing at all until `evenpost ready`, across restarts too. What it has but hasn't
     begun is called back and goes to other servers; a message on the wire is finished.
     """
-    for worker in _checked(client, workers):
+    for worker in _names(client, workers):
         client.maint(worker)
         words = f"{worker} gets nothing at all. `evenpost ready {worker}` takes that back."
         _say(as_json, words, worker=worker, state="maint")
@@ -127,7 +123,7 @@ def ready(workers: Sequence[str], client: Client, as_json: bool) -> None:
     """Gives each WORKER messages again, after `evenpost drain` or `evenpost maint`, and says what else may
     hold it: its server's agent, say.
     """
-    names = _checked(client, workers)
+    names = _names(client, workers)
     for worker in names:
         client.ready(worker)
     known = {each.worker: each for each in client.servers()}
@@ -166,10 +162,10 @@ def weight(workers: Sequence[str], weight: int | None, client: Client, as_json: 
       evenpost weight relay-1 50
       evenpost weight relay-1 relay-2 default
     """
-    for worker in _checked(client, workers):
-        client.set_weight(worker, weight)
-        which = "its own weight again" if weight is None else f"the weight {weight}"
-        _say(as_json, f"{worker} has {which}.", worker=worker, weight=weight)
+    for worker, its in _parts(client, workers, weight):
+        client.set_weight(worker, its)
+        which = "its own weight again" if its is None else f"the weight {its}"
+        _say(as_json, f"{worker} has {which}.", worker=worker, weight=its)
 
 
 @click.command(short_help="Set the most connections that workers open.")
@@ -185,10 +181,10 @@ def maxconn(workers: Sequence[str], maxconn: int | None, client: Client, as_json
       evenpost maxconn relay-1 5
       evenpost maxconn relay-1 default
     """
-    for worker in _checked(client, workers):
-        client.set_max_connections(worker, maxconn)
-        most = "its own limit again" if maxconn is None else f"at most {counted(maxconn, 'connection')}"
-        _say(as_json, f"{worker} has {most}.", worker=worker, max_connections=maxconn)
+    for worker, its in _parts(client, workers, maxconn):
+        client.set_max_connections(worker, its)
+        most = "its own limit again" if its is None else f"at most {counted(its, 'connection')}"
+        _say(as_json, f"{worker} has {most}.", worker=worker, max_connections=its)
 
 
 def _say(as_json: bool, words: str, **facts: Any) -> None:

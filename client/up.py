@@ -255,7 +255,8 @@ class Supervisor:
 
     async def _tell_when_ready(self) -> None:
         """Asks the broker until all workers are ready, and says so."""
-        wanted = {worker.program.name for worker in self._workers}
+        programs = [worker.program for worker in self._workers]
+        wanted = {name for program in programs for name in program.workers or (program.name,)}
         started = nagged = time.monotonic()
         if self._cluster.broker_key and self._key is None:
             self._say("Started. Who is ready, the broker tells only a client's key: --curve-key FILE.")

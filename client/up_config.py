@@ -15,6 +15,7 @@ from client.input_toml import parse_toml
 from client.problems import InputError, Problem, shown
 from client.up_keys import ClusterKeys
 from client.up_tables import TABLES, check_rate, check_table, tables_text
+from evenpost.runtime.processes import process_name
 from evenpost.runtime.secret import without_login
 from evenpost.runtime.sockets import EndpointError, check_endpoint
 
@@ -26,8 +27,8 @@ PASSWORD_VARIABLE = "EVENPOST_SMTP_PASSWORD"  # noqa: S105  # the variable's nam
 HELP_TIMEOUT_S = 20.0
 
 _SERVER_KEYS = {
-    "smtp": str, "name": str, "max_connections": int, "weight": int, "pools": list, "password_file": str,
-    "password_env": str,
+    "smtp": str, "name": str, "max_connections": int, "weight": int, "processes": int, "pools": list,
+    "password_file": str, "password_env": str,
 }  # fmt: skip
 _BROKER_KEYS = {"clients": str, "workers": str, "journal": str}
 _KEY_FILES = {"broker": {"curve_key": str, "keys": str}, "worker": {"curve_key": str, "broker_key": str}}
@@ -36,7 +37,7 @@ _TOP = ("broker", "server", *TABLES)
 _TYPE_WORDS = {str: "a text", int: "a whole number", list: "a list of texts"}
 _OWN = frozenset({"config", "help", "version", "broker", "pool", "smtp-password-file"})
 """Options of the programs that the file has another word for, or no use for."""
-_RANGES = {"max_connections": (1, 10_000), "weight": (1, 1_000)}
+_RANGES = {"max_connections": (1, 10_000), "weight": (1, 1_000), "processes": (1, 100)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Program:
     """On top of this process's own."""
     without: frozenset[str] = frozenset()
     """What it doesn't inherit."""
+    workers: tuple[str, ...] = ()
+    """What the broker calls it, where that isn't `name`: a worker of several processes."""
     config: str = ""
     """What a file for its --config has to say: what no option can."""
 
@@ -165,13 +168,13 @@ class _Reader:
             self._add(place + "name", f"{name!r} is server[{names[name]}]'s name already", hint)
         names.setdefault(name, number)
         arguments = ["worker", "--broker", broker, "--smtp", smtp, "--name", name]
-        for key in ("max_connections", "weight"):
+        for key in ("max_connections", "weight", "processes"):
             if key in values:
                 arguments += [f"--{key.replace('_', '-')}", str(values[key])]
         for pool in values.get("pools", []):
             arguments += ["--pool", pool]
         environment: dict[str, str] = {}
-        without = {"EVENPOST_CONFIG", "EVENPOST_OUTCOME_LOG"}
+        without = {"EVENPOST_CONFIG", "EVENPOST_OUTCOME_LOG", "EVENPOST_PROCESSES"}
         if "password_file" in values:
             secret = self._folder / values["password_file"]
             if not secret.is_file():
@@ -191,7 +194,9 @@ class _Reader:
             self._add(place + "dkim", f"there is no file {str(self._folder / dkim)!r}")
         environment |= self._keys.environment_of_worker(clean, place)
         arguments += self._others("worker", clean, _SERVER_KEYS, place)
-        return Program(name, tuple(arguments), environment, frozenset(without))
+        processes = values.get("processes", 1)
+        workers = () if processes == 1 else tuple(process_name(name, n + 1) for n in range(processes))
+        return Program(name, tuple(arguments), environment, frozenset(without), workers)
 
     def _values(self, table: Mapping[str, Any], kinds: Mapping[str, type], place: str) -> dict[str, Any]:
         """The values of known keys, if they are of the right type."""

@@ -25,9 +25,11 @@ from worker.settings import (
     DRAIN_TIMEOUT_S,
     WEIGHT,
     Settings,
+    Share,
     default_name,
     default_outcome_log,
 )
+from worker.share import shared
 from worker.smtp.config import PIPELINE_DEPTH, ConfigError, ServerConfig, Timeouts
 
 if TYPE_CHECKING:
@@ -82,6 +84,11 @@ Exit status
 @option(
     "--max-connections", type=WholeRange(1, 10_000), default=20,
     help="Connections to the server at once.",
+)
+@option(
+    "--processes", type=WholeRange(1, 100), default=1, metavar="N",
+    help="Processes for this server, each on a core of its own. They share connections and weight, and are "
+    "the workers NAME/1 to NAME/N. For a worker whose CPU is at 100 %.",
 )
 @option(
     "--weight", type=WholeRange(1, 1_000), default=WEIGHT,
@@ -190,7 +197,7 @@ Exit status
 @version_option()
 def cli(
     broker: str, curve_key: Path | None, broker_key: str | None, outcome_log: Path | None,
-    outcome_log_sync: bool, drain_timeout: float, name: str | None,
+    outcome_log_sync: bool, drain_timeout: float, name: str | None, processes: int,
     weight: int, rate: str, agent: str | None, agent_interval: float, pool: tuple[str, ...],
     dkim: Path | None, log_level: str, log_format: Any, log_addresses: bool, config: Path | None,
     failpoints: FailPoints | None, **smtp: Any,
@@ -223,7 +230,16 @@ def cli(
         dkim=cli_values.dkim(dkim) if dkim is not None else None,
         log_sent=log_level == "debug",
     )
-    return start(settings, failpoints)
+    if processes == 1:
+        return start(settings, failpoints)
+    from worker.processes import Forked, Processes
+
+    cli_values.processes(processes, settings)
+    try:
+        return Processes(processes, settings.name, settings.server_label).run()
+    except Forked as process:
+        mine = shared(settings, Share(process.number, processes), outcome_log)
+    return start(mine, failpoints)
 
 
 def server_config(

@@ -2,17 +2,20 @@
 with what is wrong."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from evenpost.runtime.processes import process_name
 from evenpost.runtime.secret import Secret
 from evenpost.runtime.settings import read_secret
 from worker.smtp.config import DISCARDABLE, is_host
 
 if TYPE_CHECKING:
     from worker.dkim_keys import DkimKeys
+    from worker.settings import Settings
 
 PASSWORD_VARIABLE = "EVENPOST_SMTP_PASSWORD"  # noqa: S105  # the name of the variable, not a password
 CREDENTIAL = "smtp-password"
@@ -84,6 +87,20 @@ def ehlo_keywords(listed: str) -> frozenset[str]:
             f"{unknown[0].lower()!r} is not one of {known}", param_hint="'--discard-ehlo-keywords'"
         )
     return frozenset(keywords)
+
+
+def processes(processes: int, settings: "Settings") -> None:
+    """For more than one."""
+    hint = "'--processes'"
+    if not sys.platform.startswith("linux"):
+        raise click.BadParameter("more than 1 needs Linux", param_hint=hint)
+    most = settings.server.max_connections
+    if processes > most:
+        raise click.BadParameter(
+            f"{processes} processes for {most} connections (--max-connections): each needs one",
+            param_hint=hint,
+        )
+    name(process_name(settings.name, processes), "--name")
 
 
 def name(name: str, hint: str) -> str:

@@ -1,9 +1,9 @@
 """Other people's connections to the server, counted where the worker runs beside it.
 
 The kernel's table of TCP connections tells them: established, with the server's port as the local one, and
-not from one of our own sockets. Reading it takes milliseconds and walks through /proc: a thread does it, at
-the pace of the heartbeats and for no more than a small part of the time. With a server on another host
-there is nothing to see, and the count is 0.
+not from one of our own sockets, or of those of this worker's other processes. Reading it takes milliseconds
+and walks through /proc: a thread does it, at the pace of the heartbeats and for no more than a small part of
+the time. With a server on another host there is nothing to see, and the count is 0.
 """
 
 import asyncio
@@ -63,12 +63,19 @@ class ExternalConnections:
     """`count` is what the last reading found; `read` begins the next one."""
 
     def __init__(
-        self, host: str, port: int, own: Callable[[], set[Address]], logger: FilteringBoundLogger
+        self,
+        host: str,
+        port: int,
+        own: Callable[[], set[Address]],
+        logger: FilteringBoundLogger,
+        siblings_of: int | None = None,
     ) -> None:
-        """`own` gives the local addresses of our connections to the server."""
+        """`own` gives the local addresses of our connections to the server. `siblings_of`: the process id of
+        our parent, whose other children's connections aren't others' either."""
         self.count = 0
         self._host, self._port = host, port
         self._own = own
+        self._siblings_of = siblings_of
         self._logger = logger
         self._server: set[str] = set()
         self._looked_up_at = float("-inf")
@@ -85,11 +92,12 @@ class ExternalConnections:
         own, began_at = self._own(), loop.time()
         done: asyncio.Future[None] = loop.create_future()
 
-        def finish(found: asyncio.Future[list[Socket]]) -> None:
+        def finish(found: asyncio.Future[tuple[list[Socket], set[Address]]]) -> None:
             self._reading = False
             if not found.cancelled():
+                sockets, siblings = found.result()
                 # A connection of ours may have been made, or have ended, while the table was read.
-                self.count = count(found.result(), self._port, self._server, own | self._own())
+                self.count = count(sockets, self._port, self._server, own | siblings | self._own())
                 self._not_before = loop.time() + (loop.time() - began_at) / SHARE_MAX
             if not done.done():
                 done.set_result(None)
@@ -97,8 +105,9 @@ class ExternalConnections:
         loop.run_in_executor(None, self._sockets).add_done_callback(finish)
         return done
 
-    def _sockets(self) -> list[Socket]:
-        """In a thread. Empty where the server isn't here, or the system doesn't tell."""
+    def _sockets(self) -> tuple[list[Socket], set[Address]]:
+        """In a thread: those at the server's port, and the local addresses of our siblings' connections to
+        it. Empty where the server isn't here, or the system doesn't tell."""
         try:
             if time.monotonic() >= self._looked_up_at + LOOK_UP_S:
                 own = _own_addresses()
@@ -106,13 +115,19 @@ class ExternalConnections:
                 self._server = {one for one in found if one in own or _is_loopback(one)}
                 self._looked_up_at = time.monotonic()
             if not self._server:
-                return []
-            return [
+                return [], set()
+            table = psutil.net_connections("tcp")
+            sockets = [
                 Socket(_address(one.laddr), _address(one.raddr) if one.raddr else None)
-                for one in psutil.net_connections("tcp")
+                for one in table
                 if one.status in (psutil.CONN_ESTABLISHED, psutil.CONN_LISTEN)
                 and one.laddr[1:] == (self._port,)
             ]
+            if self._siblings_of is None:
+                return sockets, set()
+            siblings = {child.pid for child in psutil.Process(self._siblings_of).children()}
+            to_server = (one for one in table if one.raddr and one.raddr[1] == self._port)
+            return sockets, {_address(one.laddr) for one in to_server if one.pid in siblings}
         except (psutil.Error, OSError) as error:
             if not self._failed:
                 self._failed = True
@@ -120,7 +135,7 @@ class ExternalConnections:
                     "server.others_unseen", reason=str(error) or type(error).__name__,
                     hint="connections of others to the same server count as 0",
                 )  # fmt: skip
-            return []
+            return [], set()
 
 
 def _address(of: tuple[str, int]) -> Address:

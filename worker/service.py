@@ -15,7 +15,7 @@ from evenpost.runtime import clock, logs
 from evenpost.runtime.clock_log import follow_clock
 from evenpost.runtime.settings import EXIT_INTERNAL
 from evenpost.runtime.sockets import Dealer
-from evenpost.runtime.startup import ENDINGS, release_signals
+from evenpost.runtime.startup import release_signals
 from evenpost.runtime.tasks import Tasks
 from evenpost.wire import codec, messages
 from evenpost.wire.errors import Code, WireError
@@ -103,7 +103,7 @@ class Worker:
     async def run(self) -> int:
         """Works until a signal, the broker or a failure ends it. The status to exit with."""
         self._loop.set_exception_handler(self._loop_failed)
-        for number in ENDINGS:
+        for number in self.settings.endings:
             self._loop.add_signal_handler(number, self._signalled, number)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._log_started()
@@ -117,7 +117,7 @@ class Worker:
             status = await self._stopped
             status = await self._close(status)
         finally:
-            for number in ENDINGS:
+            for number in self.settings.endings:
                 self._loop.remove_signal_handler(number)
             if self._dealer is not None:
                 self._dealer.close()

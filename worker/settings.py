@@ -1,11 +1,14 @@
 """What one worker is told when it starts."""
 
 import re
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evenpost.runtime.processes import part
+from evenpost.runtime.startup import ENDINGS, PASSED_ON
 from worker.smtp.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -16,6 +19,18 @@ DRAIN_TIMEOUT_S = 30.0
 WEIGHT = 100
 AGENT_INTERVAL_S = 2.0
 """HAProxy's default (`inter`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which one of a worker's processes this is: its number, from 1, of so many."""
+
+    number: int = 1
+    processes: int = 1
+
+    def of(self, total: int) -> int:
+        """Its part of what the worker has."""
+        return part(total, self.number, self.processes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +52,15 @@ class Settings:
     """Our key and the broker's; None: no CURVE."""
     dkim: "DkimKeys | None" = None
     """What messages are signed with; None: they aren't."""
+    share: Share = Share()
+    """Connections and weight are this process's own already."""
     log_sent: bool = False
     """An event for each message sent: the log level is debug."""
+
+    @property
+    def endings(self) -> tuple[signal.Signals, ...]:
+        """The signals that end this process."""
+        return ENDINGS if self.share.processes == 1 else (PASSED_ON,)
 
     @property
     def server_label(self) -> str:

@@ -1,5 +1,6 @@
 """The SMTP server as this worker sees it: connections, the limit, others' connections, its agent's word."""
 
+import os
 from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
@@ -11,6 +12,7 @@ from worker.agent_check import AgentCheck
 from worker.external import ExternalConnections
 from worker.server_watch import ServerWatch
 from worker.settings import Settings
+from worker.share import shared_word
 from worker.smtp.pool import Pool
 from worker.vocabulary import AgentSaid, LimitChanged, SendHeartbeat
 
@@ -31,7 +33,10 @@ class Upstream:
         self._hears = hears
         server = settings.server
         self.pool = Pool(server, watcher=ServerWatch(logger, lambda limit: hears(LimitChanged(limit))))
-        self._others = ExternalConnections(server.host, server.port, lambda: self.pool.addresses, logger)
+        siblings_of = os.getppid() if settings.share.processes > 1 else None
+        self._others = ExternalConnections(
+            server.host, server.port, lambda: self.pool.addresses, logger, siblings_of
+        )
         self._tasks = Tasks(failed)
 
     async def start(self) -> None:
@@ -57,6 +62,7 @@ class Upstream:
         return heartbeat
 
     def _agent_said(self, said: AgentState) -> None:
+        said = shared_word(said, self._settings.share)
         configured = self._settings.server.max_connections
         state, weight = said.state, said.weight(self._settings.weight)
         self._logger.info(

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import zmq
 
+from evenpost.runtime.processes import parted
 from evenpost.runtime.secret import Secret
 from evenpost.wire import limits
 
@@ -51,7 +52,9 @@ class PublicKey:
         return f"{self.role}:{self.name}"
 
     def may_be(self, worker: str) -> bool:
-        return worker in self.workers or ANY_WORKER in self.workers
+        """That one itself, or one of its processes."""
+        allowed = self.workers
+        return worker in allowed or parted(worker)[0] in allowed or ANY_WORKER in allowed
 
 
 @dataclass(frozen=True, slots=True)

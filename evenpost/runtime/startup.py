@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
 """What asks a process to end."""
-_WAITING = (*ENDINGS, signal.SIGHUP)
+PASSED_ON = signal.SIGUSR1
+"""The same, from a process to those that it has started. They take no other: a signal that goes to all of
+them at once, such as a terminal's Ctrl-C, or `kill` by name, would come to them twice."""
+_WAITING = (*ENDINGS, signal.SIGHUP, PASSED_ON)
 
 
 @contextlib.contextmanager

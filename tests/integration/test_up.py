@@ -26,6 +26,7 @@ def test_a_cluster_with_keys_starts_sends_and_ends(tmp_path: Path) -> None:
             f"[broker]\nclients = '{endpoint}'\nworkers = 'tcp://127.0.0.1:{free_port()}'\n"
             f"curve_key = 'main.key'\nkeys = 'keys'\n"
             f"[[server]]\nname = 'relay-1'\nsmtp = '{server.url}'\ncurve_key = 'relay-1.key'\n"
+            f"processes = 2\n"
         )
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EVENPOST_")}
         command = [sys.executable, "-m", "client", "up", "cluster.toml", "--curve-key", "shop.key"]
@@ -35,7 +36,7 @@ def test_a_cluster_with_keys_starts_sends_and_ends(tmp_path: Path) -> None:
                 command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, stderr=file
             )
         try:
-            wait_until(lambda: "Ready: the broker and 1 worker" in log.read_text(), "it is ready")
+            wait_until(lambda: "Ready: the broker and 2 workers" in log.read_text(), "it is ready")
             with Client(endpoint, key=tmp_path / "shop.key", broker_key=tmp_path / "main.pub") as client:
                 receipt = client.submit(newsletter(3), wait=True)
             assert receipt.status is not None and receipt.status.counts == {"sent": 3}

@@ -442,6 +442,27 @@ def test_steering_servers(broker: FakeBroker) -> None:
     assert found == {"worker": "w1", "max_connections": None}
 
 
+def test_the_processes_of_a_worker_go_by_its_name(broker: FakeBroker) -> None:
+    there = [f"w1/{n}" for n in (10, 2, 1)]
+    broker.workers = [replace(WORKER, worker=name) for name in ("w1/11", *there, "w10", "w1-2")]
+    broker.workers[0] = replace(broker.workers[0], state="gone")
+    lines = run("servers", broker=broker).stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == ["w1/1", "w1/2", "w1/10", "w1/11", "w1-2", "w10"]
+    assert run("drain", "w1", broker=broker).exit_code == 0
+    assert run("ready", "w1/2", "w10", broker=broker).exit_code == 0
+    assert run("weight", "w1", "100", broker=broker).exit_code == 0
+    assert run("maxconn", "w1", "default", broker=broker).exit_code == 0
+    assert [m for m in broker.seen if isinstance(m, SetServer)] == [
+        *(SetServer(name, state="drain") for name in ("w1/1", "w1/2", "w1/10")),
+        SetServer("w1/2", state="ready"), SetServer("w10", state="ready"),
+        SetServer("w1/1", weight=34), SetServer("w1/2", weight=33), SetServer("w1/10", weight=33),
+        *(SetServer(name, max_connections=0) for name in ("w1/1", "w1/2", "w1/10")),
+    ]  # fmt: skip
+    result = run("maxconn", "w1", "2", broker=broker)
+    assert result.exit_code == 2 and "w1 has 3 processes: at least that many" in result.stderr
+    assert broker.count(Type.SET_SERVER) == 11, "nothing was done by halves"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [(["weight", "w1", "0"], "To give it nothing: evenpost drain"),

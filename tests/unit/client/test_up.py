@@ -187,6 +187,18 @@ def test_pins_are_passed_on_and_no_url_with_a_password_is_repeated(tmp_path: Pat
         assert "s3cret" not in str(caught.value.problems)
 
 
+def test_a_workers_processes_are_workers_of_their_own_to_the_broker(tmp_path: Path) -> None:
+    server = '[[server]]\nsmtp = "smtp://192.0.2.1"\nname = "relay"\n'
+    (tmp_path / "c.toml").write_text(f"{server}processes = 2\n{server.replace('relay', 'other')}")
+    several, one = load(tmp_path / "c.toml", {}).workers
+    assert several.arguments[-2:] == ("--processes", "2") and several.workers == ("relay/1", "relay/2")
+    assert one.workers == () and "--processes" not in one.arguments
+    assert "EVENPOST_PROCESSES" not in environment_of(one, {"EVENPOST_PROCESSES": "3"})
+    assert problems(tmp_path, f"{server}processes = 0\n") == [
+        "server[1].processes: 0 is not between 1 and 100"
+    ]
+
+
 def test_a_workers_rate_is_checked_and_passed_on(tmp_path: Path) -> None:
     text = "[[server]]\nsmtp = 'smtp://h.example'\nrate = '14/s, 50000/day'\nagent = 'h.example:9999'\n"
     (tmp_path / "c.toml").write_text(text)

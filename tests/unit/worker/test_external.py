@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -97,6 +100,27 @@ async def test_with_real_sockets(server: socket.socket, logger: Any, monkeypatch
         own.update((plain(one.getsockname()[0]), one.getsockname()[1]) for one in made[:2])
         assert await read(seen) == 3
     assert await read(seen) == 0
+    assert logger.events == []
+
+
+async def test_connections_of_the_same_workers_other_processes_do_not_count(
+    logger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "SHARE_MAX", float("inf"))
+    code = (
+        "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); sys.stdin.read()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        child = subprocess.Popen(  # noqa: ASYNC220  # it takes a moment, and nobody else waits
+            [sys.executable, "-c", code, str(port)], stdin=subprocess.PIPE
+        )
+        with child, server.accept()[0], connections(server, 2):
+            mine = ExternalConnections("127.0.0.1", port, set, logger, siblings_of=os.getpid())
+            assert await read(mine) == 2, "the child's is a sibling's, ours are of somebody else"
+            alone = ExternalConnections("127.0.0.1", port, set, logger)
+            assert await read(alone) == 3
+            child.communicate()
     assert logger.events == []
 
 

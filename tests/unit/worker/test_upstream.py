@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worker.agent import AgentState
-from worker.settings import Settings
+from worker.settings import Settings, Share
 from worker.smtp.config import ServerConfig
 from worker.upstream import Upstream
 from worker.vocabulary import AgentSaid, LimitChanged, SendHeartbeat
@@ -44,6 +44,15 @@ async def test_what_the_agent_says_becomes_state_weight_and_limit(
     upstream._agent_said(AgentState(maxconn=400))
     assert heard == [LimitChanged(10), AgentSaid("ready", None)], "it may not have more than is configured"
     assert logger.names == ["agent.said", "agent.said"]
+
+
+async def test_of_several_processes_each_takes_its_part_of_what_the_agent_says(
+    heard: list[Any], logger: Any
+) -> None:
+    server = dataclasses.replace(ServerConfig.from_url("smtp://192.0.2.1:25"), max_connections=10)
+    settings = Settings("tcp://127.0.0.1:1", server, "w1/2", Path("log"), weight=50, share=Share(2, 2))
+    Upstream(settings, logger, heard.append, lambda *_: None)._agent_said(AgentState(absolute=80, maxconn=5))
+    assert heard == [LimitChanged(2), AgentSaid("ready", 40)]
 
 
 async def test_maint_closes_idle_connections(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ def test_a_pair_is_written_and_read(tmp_path: Path) -> None:
 def test_a_worker_may_use_its_own_name_unless_more_are_named(tmp_path: Path) -> None:
     own = read_public_key(write_new(new_key(Role.WORKER, "w"), tmp_path)[1])
     assert own.may_be("w") and not own.may_be("v") and not own.may_be(ANY_WORKER)
+    assert own.may_be("w/2") and not own.may_be("v/1") and not own.may_be("w/x")
     any_ = read_public_key(write_new(new_key(Role.WORKER, "x"), tmp_path, [ANY_WORKER])[1])
     assert any_.may_be("v")
 
