@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from evenpost.compose import Composer, Envelope, TemplateError, compile_template
-from evenpost.wire import limits
+from evenpost.wire import codec, limits
 from evenpost.wire.messages import CampaignTemplate
 
 if TYPE_CHECKING:
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 TEMPLATES_KEPT_MAX = 2 * limits.TEMPLATES_SENT_MAX
 TEMPLATES_KEPT_BYTES_MAX = 2 * limits.TEMPLATES_SENT_BYTES_MAX
 """Twice what the broker counts on, so that the two never disagree about which is the least recently used."""
+
+RECENT_TEMPLATES_MAX = 64
+RECENT_BYTES_MAX = 16_384
+"""Of templates that are kept for the next campaign that has the same one."""
 
 
 class Composes(Protocol):
@@ -38,12 +42,38 @@ class Composing(Protocol):
     def composer(self) -> Composes: ...
 
 
+class _Recent:
+    """Small templates that were compiled lately. Who sends single messages, each a campaign of its own, sends
+    the same few templates again and again; to compile one takes longer than all else that the worker does for
+    a message."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, Composer] = OrderedDict()
+
+    def composer(self, message: CampaignTemplate, size_bytes: int) -> Composer:
+        """Raises TemplateError."""
+        key = codec.pack_struct(message.template) if size_bytes <= RECENT_BYTES_MAX else b""
+        known = self._known.get(key)
+        if known is not None:
+            self._known.move_to_end(key)
+            return known.again(message.campaign_id, message.created_at)
+        made = compile_template(
+            message.template, campaign_id=message.campaign_id, created_at_ms=message.created_at
+        )
+        if key:
+            self._known[key] = made
+            if len(self._known) > RECENT_TEMPLATES_MAX:
+                self._known.popitem(last=False)
+        return made
+
+
 class CampaignComposer:
     """One campaign's template, and what it has been compiled to."""
 
-    __slots__ = ("_composer", "_error", "message", "signer", "size_bytes", "usual_bytes")
+    __slots__ = ("_composer", "_error", "_recent", "message", "signer", "size_bytes", "usual_bytes")
 
-    def __init__(self, message: CampaignTemplate, size_bytes: int) -> None:
+    def __init__(self, message: CampaignTemplate, size_bytes: int, recent: _Recent | None = None) -> None:
+        self._recent = recent or _Recent()
         self.message = message
         self.size_bytes = size_bytes
         self.usual_bytes = 0
@@ -59,11 +89,8 @@ class CampaignComposer:
         if self._composer is None:
             if self._error is not None:
                 raise self._error
-            message = self.message
             try:
-                self._composer = compile_template(
-                    message.template, campaign_id=message.campaign_id, created_at_ms=message.created_at
-                )
+                self._composer = self._recent.composer(self.message, self.size_bytes)
             except TemplateError as error:
                 self._error = error
                 raise
@@ -77,6 +104,7 @@ class Templates:
         self._kept_max = kept_max
         self._bytes_max = bytes_max
         self._bytes = 0
+        self._recent = _Recent()
         self._by_campaign: OrderedDict[int, CampaignComposer] = OrderedDict()
 
     def __len__(self) -> int:
@@ -89,7 +117,7 @@ class Templates:
             return
         if known is not None:
             self._drop(message.campaign)
-        self._by_campaign[message.campaign] = CampaignComposer(message, size_bytes)
+        self._by_campaign[message.campaign] = CampaignComposer(message, size_bytes, self._recent)
         self._bytes += size_bytes
         while len(self._by_campaign) > 1 and (
             len(self._by_campaign) > self._kept_max or self._bytes > self._bytes_max

@@ -4,6 +4,7 @@ The message is composed once a campaign and spliced once a recipient. It is 7-bi
 only SMTPUTF8 can carry), its lines end in CRLF, are at most 998 long and never begin with a dot.
 """
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
@@ -55,8 +56,8 @@ class Composer:
 
     def __init__(self, template: Template, *, campaign_id: str, created_at_ms: int) -> None:
         """Use compile_template(). Raises TemplateError."""
-        if _ID(campaign_id) is None:
-            raise ValueError(f"a campaign id that doesn't fit into a Message-ID: {campaign_id!r}")
+        _check_id(campaign_id)
+        self._template = template
         self.campaign_id = campaign_id
         self.created_at_ms = created_at_ms
         self._fields = tuple(template.fields)
@@ -69,7 +70,7 @@ class Composer:
 
         self._sender = MailboxHeader("From", template.sender, self._plain_text, part="sender", one=True)
         lines = self._header_lines(template)
-        bodies = self._compile_bodies(template)
+        self._bodies = bodies = self._compile_bodies(template)
         attachments = template.attachments
         if template.html is not None:
             _check_cids(template)
@@ -111,6 +112,16 @@ class Composer:
             self._risky.append(self._render_envelope)
         self._checkable = self.uses <= position.keys()
         self.takes_simple = self._checkable and not self._risky
+
+    def again(self, campaign_id: str, created_at_ms: int) -> "Composer":
+        """One for another campaign with this very template, for a tenth of the price where nothing that was
+        compiled has the campaign's id in it: boundaries have. They belong to the same thread."""
+        if len(self._bodies) > 1 or self._template.attachments or self.envelope_from is None:
+            return Composer(self._template, campaign_id=campaign_id, created_at_ms=created_at_ms)
+        _check_id(campaign_id)
+        other = copy.copy(self)
+        other.campaign_id, other.created_at_ms = campaign_id, created_at_ms
+        return other
 
     # --- making messages ----------------------------------------------------------------------
 
@@ -293,6 +304,11 @@ def sources(template: Template) -> list[tuple[str, str]]:
         ("text", template.text), ("html", template.html),
     ]  # fmt: skip
     return [(name, source) for name, source in named if source is not None]
+
+
+def _check_id(campaign_id: str) -> None:
+    if _ID(campaign_id) is None:
+        raise ValueError(f"a campaign id that doesn't fit into a Message-ID: {campaign_id!r}")
 
 
 def _ended(source: str) -> str:

@@ -27,12 +27,13 @@ def measure(samples: int, rounds: int) -> Result:
 
     A broker with its journal flushed to disk, three servers with a worker of 20 connections each. Timed from
     the client's call to the server's 250, by the same clock; the call returns when the message is on disk.
-    All of them use one template, as a program's messages do. Alone, the servers answer at once: what is left
+    They have one template, as a program's messages do; how long it takes where each has one of its own, which
+    client and worker then have to compile, is told too. Alone, the servers answer at once: what is left
     is Evenpost's own. Beside the newsletter, each message, single or bulk, takes 30 ms on its connection;
     those are in the figures. --samples of each kind, in --rounds parts.
     """
     part = -(-samples // rounds)
-    idle, bulk = _Times("idle"), _Times("bulk")
+    idle, anew, bulk = _Times("idle"), _Times("idle, new templates"), _Times("bulk")
     busy, rates = [], []
     for number in range(rounds):
         with paced_sinks([0.0] * SERVERS) as sinks, cluster([s.port for s in sinks], CONNECTIONS) as made:
@@ -40,6 +41,7 @@ def measure(samples: int, rounds: int) -> Result:
             pids = made.pids | {"sinks": [sink.pid for sink in sinks]}
             with idle.cost.round(part, pids):
                 idle.add(*_singles(made, sinks, part, f"i{number}."))
+            anew.add(*_singles(made, sinks, part, f"n{number}.", anew=True))
         services = [BULK_SERVICE_S] * SERVERS
         with paced_sinks(services) as sinks, cluster([s.port for s in sinks], CONNECTIONS) as made:
             receipt = made.client.submit(newsletter(2_000 + 200 * part))
@@ -58,12 +60,13 @@ def measure(samples: int, rounds: int) -> Result:
     return Result(
         "latency",
         ["ms", "p50", "p90", "p99", "most"],
-        [*idle.rows(), *bulk.rows()],
+        [*idle.rows(), *anew.rows(), *bulk.rows()],
         {
             "samples": samples,
             "rounds": rounds,
             **idle.figures(),
             **bulk.figures(),
+            "new_template_ms": _quantiles(anew.to_250),
             "idle_p50_ms": [statistics.median(each) for each in idle.to_250],
             "flush_ms": flush_ms,
             "bulk_per_s": rate,
@@ -112,9 +115,10 @@ class _Times:
 
 
 def _singles(
-    made: Cluster, sinks: list[PacedSink], samples: int, prefix: str
+    made: Cluster, sinks: list[PacedSink], samples: int, prefix: str, *, anew: bool = False
 ) -> tuple[list[float], list[float]]:
-    """Sends so many, one after another. Milliseconds from each call to its return, and to the 250."""
+    """Sends so many, one after another; `anew`: each with a template of its own. Milliseconds from each call
+    to its return, and to the 250."""
     began: dict[str, float] = {}
     calls = []
     for number in range(samples):
@@ -123,7 +127,7 @@ def _singles(
         made.client.send(
             to=address,
             sender="a@example.com",
-            subject="Your code",
+            subject=f"Your code for {address}" if anew else "Your code",
             text="It is {{ code }}.",
             values={"code": 7},
         )

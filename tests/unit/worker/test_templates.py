@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 
-from evenpost.compose import TemplateError
+import worker.templates
+from evenpost.compose import Composer, TemplateError, compile_template
 from evenpost.wire.messages import CampaignTemplate, Template
-from worker.templates import Templates
+from worker.templates import RECENT_BYTES_MAX, RECENT_TEMPLATES_MAX, Templates
 
 
 def campaign(number: int, subject: str = "Hi") -> CampaignTemplate:
@@ -57,3 +60,36 @@ def test_it_is_compiled_once_and_so_is_its_failure(monkeypatch: pytest.MonkeyPat
     with pytest.raises(TemplateError) as second:
         _ = bad.composer
     assert first.value is second.value
+
+
+def made_of(templates: Templates, message: CampaignTemplate, size_bytes: int = 100) -> Composer:
+    templates.put(message, size_bytes)
+    found = templates.use(message.campaign)
+    assert found is not None
+    return found.composer
+
+
+def test_the_next_campaign_with_the_same_template_costs_no_compilation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[str] = []
+
+    def counted(template: Template, **about: Any) -> Composer:
+        compiled.append(about["campaign_id"])
+        return compile_template(template, **about)
+
+    monkeypatch.setattr(worker.templates, "compile_template", counted)
+    templates = Templates()
+    for number in (1, 2, 3):
+        assert made_of(templates, campaign(number)).campaign_id == f"c{number}"
+    assert compiled == ["c1"]
+    made_of(templates, campaign(4, "Other"))
+    assert compiled == ["c1", "c4"]
+    for number in (5, 6):
+        made_of(templates, campaign(number, "Large"), RECENT_BYTES_MAX + 1)
+    assert compiled == ["c1", "c4", "c5", "c6"]
+    for number in range(100, 101 + RECENT_TEMPLATES_MAX):
+        made_of(templates, campaign(number, f"Number {number}"))
+    del compiled[:]
+    made_of(templates, campaign(7))
+    assert compiled == ["c7"], "only so many are kept"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from evenpost.compose import ComposeError, TemplateError, fields_used
+from evenpost.compose import ComposeError, TemplateError, compile_template, fields_used
 from evenpost.wire.messages import Attachment, Template
 
 PNG = Attachment(filename="logo.png", content_type="image/png", content=bytes(range(256)), content_id="logo")
@@ -319,3 +319,39 @@ def test_an_email_file_goes_as_a_file(make, parse):
     eml = Attachment(filename="a.eml", content_type="message/rfc822", content=b"Subject: x\r\n\r\n.\r\n")
     (part,) = parse(one(make(attachments=[eml]))).iter_attachments()
     assert (part.get_content_type(), part.get_content()) == ("application/octet-stream", eml.content)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"text": "Code {{ code }} of {{ campaign }} to {{ email }}.\n"},
+        {
+            "text": "{% if code %}Code {{ code | upper }}{% endif %} of {{ campaign }}.\n",
+            "to_name": "{{ code }}",
+        },
+        {"text": "Code {{ code }}.\n", "html": "<p>Code {{ code }} of {{ campaign }}</p>\n"},
+        {"text": "Code {{ code }}.\n", "attachments": [Attachment("a.txt", "text/plain", b"a")]},
+        {"text": "Code {{ code }}.\n", "envelope_from": "bounce+{{ campaign }}@example.com"},
+        {"text": "Code {{ code }}.\n", "sender": "{{ campaign }} <{{ code }}@example.com>"},
+    ],
+)
+def test_again_is_as_if_compiled_anew(parts):
+    template = Template(
+        **(
+            {"sender": "News <news@example.com>", "subject": "Hello {{ campaign }}", "fields": ["code"]}
+            | parts
+        )
+    )
+    first = compile_template(template, campaign_id="c1", created_at_ms=1)
+    messages = []
+    for other in (first.again("c2", 2), compile_template(template, campaign_id="c2", created_at_ms=2)):
+        first.compose(1, "x@example.com", ["before"], 5.0)  # they share what is compiled, and nothing else
+        first.envelope("x@example.com", ["before"])
+        address, values = "a@example.com", ["k7"]
+        messages.append((other.compose(3, address, values, 7.0), other.envelope(address, values)))
+        assert (other.campaign_id, other.created_at_ms) == ("c2", 2)
+        other.check(0, address, values)
+    assert messages[0] == messages[1]
+    assert first.campaign_id == "c1"
+    with pytest.raises(ValueError, match="Message-ID"):
+        first.again("no id", 1)
