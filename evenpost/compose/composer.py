@@ -17,8 +17,9 @@ from evenpost.compose.filling import Filling
 from evenpost.compose.lines import Line, TextHeader, ToHeader, is_safe, own_header
 from evenpost.compose.sandbox import Sandbox
 from evenpost.compose.skeleton import build
-from evenpost.compose.template import ALWAYS, Part, compile_part, unguarded
+from evenpost.compose.template import ALWAYS, Part, compile_part
 from evenpost.compose.text import template_to_text
+from evenpost.compose.unguarded import unguarded
 from evenpost.wire.messages import Template
 
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}").fullmatch

@@ -10,7 +10,6 @@ twice; such a part is rendered first and encoded whole.
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -247,26 +246,6 @@ def _compile_tree(name: str, tree: nodes.Template, sandbox: Sandbox, body: bool)
     code = sandbox.compile(tree, name=None, filename=f"<{name}>")
     template = Template.from_code(sandbox, code, sandbox.globals)
     return JinjaPart(template, bounded=bounded, keeps=keeps, encoded=encoded, **about)
-
-
-def unguarded(name: str, source: str, sandbox: Sandbox, known: frozenset[str]) -> list[TemplateError]:
-    """Names in a part that no field has and that nothing in it provides for (`default`, `is defined`)."""
-    tree = sandbox.parse(source)
-    guarded: set[str] = set()
-    for test in tree.find_all((nodes.Filter, nodes.Test)):
-        if test.name in ("default", "d", "defined", "undefined") and isinstance(test.node, nodes.Name):
-            guarded.add(test.node.name)
-    wanted = find_undeclared_variables(tree) - set(sandbox.globals) - known - guarded - ALWAYS - {"self"}
-    lines: dict[str, int] = {}
-    for node in tree.find_all(nodes.Name):
-        if node.ctx == "load" and node.name in wanted:
-            lines.setdefault(node.name, node.lineno)
-    errors = []
-    for unknown, line in sorted(lines.items(), key=lambda item: item[1]):
-        close = get_close_matches(unknown, sorted(known | ALWAYS), 1)
-        help_ = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(known | ALWAYS))}"
-        errors.append(TemplateError(name, line, f"there is no field {unknown!r}; {help_}"))
-    return errors
 
 
 def _escaped(value: Any) -> str:
