@@ -32,7 +32,7 @@ def measure(messages: int, rounds: int, idle_seconds: int) -> Result:
         for count in COUNTS:
             made = clusters[count] = stack.enter_context(cluster([], broker=_BROKER))
             stack.enter_context(played_workers(made.worker_endpoint, count, CONNECTIONS // count))
-            send(made, newsletter(10_000))  # warm up: pace, templates
+            send(made, newsletter(min(10_000, messages)))  # warm up: pace, templates
         for count, made in clusters.items():
             used_s = made.broker.cpu_s
             time.sleep(idle_seconds)

@@ -30,6 +30,8 @@ BENCHES = {
         ["--messages", "500", "--rounds", "2", "--workers", "2"],
         {"ratio", "broker_cpu_us", "worker_cpu_us", "costs"},
     ),
+    "throughput --curve": (["--messages", "500", "--rounds", "1"], {"ratios", "cpu_us"}),
+    "hostile": (["--messages", "300", "--rounds", "1", "--attack", "garbage"], {"ratios", "broker_rss_mb"}),
     "dkim": (["--messages", "200", "--rounds", "1"], {"signer_ratio", "plain_per_s", "rsa_per_s", "ratio"}),
     "submit": (
         ["--recipients", "2000", "--rounds", "1", "--long", "3000"],
@@ -48,7 +50,7 @@ BENCHES = {
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
 """Pressure and profile are below."""
-NEED_POSTFIX = {"dkim", "throughput", "submit", "profile"}
+NEED_POSTFIX = {"dkim", "throughput", "throughput --curve", "hostile", "submit", "profile"}
 
 
 def need_postfix(name: str) -> None:
@@ -61,7 +63,7 @@ def need_postfix(name: str) -> None:
 def test_it_runs_and_reports(name: str) -> None:
     need_postfix(name)
     options, expected = BENCHES[name]
-    found = run(name, *options, "--json")
+    found = run(*name.split(), *options, "--json")
     assert found["bench"] == name
     assert expected <= found.keys()
     for bar in found["bars"]:
