@@ -18,6 +18,10 @@ ROWS_IN_FLIGHT_MAX = 8 * limits.OUTCOMES_ROWS_MAX
 INTERVAL_S = 0.02
 """A batch that lasts longer reports what it has this often. What isn't reported when a worker freezes, or
 dies together with its disk, is sent again: so this is short, and costs one small message each time."""
+FEW_ROWS = 16
+FEW_INTERVAL_S = 0.1
+"""Fewer rows than that wait this long: each of a thousand workers has but few at a time, and a message about
+each few would cost the broker more than all else."""
 CONFIRM_TIMEOUT_S = 5.0
 """Without a confirmation for this long, everything unconfirmed is told again."""
 
@@ -33,6 +37,11 @@ class Report:
     @property
     def upto(self) -> int:
         return self.first + len(self.rows)
+
+
+def interval_s(rows: int) -> float:
+    """From one report to the next, where so many rows haven't been told."""
+    return INTERVAL_S if rows >= FEW_ROWS else FEW_INTERVAL_S
 
 
 class Reporter:
@@ -65,11 +74,11 @@ class Reporter:
         """When `take` is due: now where in the past, never where infinite."""
         if self._is_full:
             return self._heard_at + CONFIRM_TIMEOUT_S
-        unsent = self._position < self._rows.next and len(self._rows) > 0
-        if self._ended or self._done or (self._hurry and unsent):
+        unsent = self._rows.next - self._position if len(self._rows) else 0
+        if self._ended or self._done or (self._hurry and unsent > 0):
             return float("-inf")
         due = self._heard_at + CONFIRM_TIMEOUT_S if self._in_flight else float("inf")
-        return min(due, self._taken_at + INTERVAL_S) if unsent else due
+        return min(due, self._taken_at + interval_s(unsent)) if unsent > 0 else due
 
     @property
     def _is_full(self) -> bool:

@@ -201,15 +201,14 @@ class Worker:
     def _note(self) -> None:
         """Where mail flows, each turn's begun contents take the answers into the file with them."""
         self._note_scheduled = False
-        if self.log.writes != self._writes_seen:
-            if self.log.has_unwritten:
-                self.noted()  # they came after that write
-            return
-        try:
-            self.log.flush()
-        except OutcomeLogError as error:
-            self._handle(LogFailed(str(error)))
-        self._set_timer()  # there is something to report
+        if self.log.writes == self._writes_seen:
+            try:
+                self.log.flush()
+            except OutcomeLogError as error:
+                self._handle(LogFailed(str(error)))
+        elif self.log.has_unwritten:
+            self.noted()  # they came after that write
+        self._set_timer()  # there is something to report, and the more the sooner
 
     def log_failed(self, error: OutcomeLogError) -> None:
         self._handle(LogFailed(str(error)))

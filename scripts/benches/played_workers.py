@@ -27,7 +27,7 @@ from evenpost.wire import codec
 from evenpost.wire import messages as wire
 from scripts.benches.processes import ROOT
 from scripts.smtp_sink import standard_input
-from worker.reporting import INTERVAL_S
+from worker.reporting import INTERVAL_S, interval_s
 
 MESSAGE_S = 0.004
 """What a message takes on a connection: a batch, which is about 200 ms of work, has 50."""
@@ -48,6 +48,10 @@ class _Running:
     told: int = 0
     """So many of its messages have been reported."""
 
+    def sent(self, now: float) -> int:
+        """So many of its messages are through."""
+        return min(len(self.batch.items), int((now - self.began) / MESSAGE_S))
+
 
 class _Worker:
     def __init__(
@@ -61,6 +65,7 @@ class _Worker:
         self._running: dict[int, _Running] = {}
         self._reporting = False
         self._rows_told = self._heartbeats = self._newest = 0
+        self._reported_at = 0.0
         self._dealer = Dealer(context, endpoint, self._receive)
         self._hello()
 
@@ -107,8 +112,11 @@ class _Worker:
     def _interval(self) -> None:
         self._reporting = bool(self._running)
         if self._reporting:
+            now = self._loop.time()
             self._loop.call_later(INTERVAL_S, self._interval)
-            self._report([])
+            untold = sum(running.sent(now) - running.told for running in self._running.values())
+            if now - self._reported_at >= interval_s(untold):
+                self._report([])
 
     def _ended(self, running: _Running) -> None:
         self._report([running.batch.batch])
@@ -116,11 +124,11 @@ class _Worker:
 
     def _report(self, done: list[int]) -> None:
         """OUTCOMES: of the batches that are done all that is left, of the others what is due."""
-        now = self._loop.time()
+        now = self._reported_at = self._loop.time()
         rows: list[tuple[object, ...]] = []
         for number, running in self._running.items():
             items = running.batch.items
-            upto = len(items) if number in done else min(len(items), int((now - running.began) / MESSAGE_S))
+            upto = len(items) if number in done else running.sent(now)
             for place in range(running.told, upto):
                 began = running.began_wall + int(place * MESSAGE_S * 1000)
                 item, ended = items[place], began + int(MESSAGE_S * 1000)

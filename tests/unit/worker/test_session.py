@@ -8,7 +8,7 @@ from evenpost.runtime.clock import Now
 from evenpost.wire import messages
 from evenpost.wire.messages import Batch, BatchItem, HeldBatch, Message, Type
 from worker.outcome_rows import OutcomeRow, Rows
-from worker.reporting import INTERVAL_S, Report
+from worker.reporting import FEW_INTERVAL_S, FEW_ROWS, INTERVAL_S, Report
 from worker.session import Session
 from worker.vocabulary import (
     EXIT_CONFLICT,
@@ -248,15 +248,27 @@ def test_a_batch_that_names_a_message_twice_is_refused() -> None:
     assert game.session.batches == {}
 
 
+def test_many_outcomes_do_not_wait_as_long_as_few() -> None:
+    game = Game()
+    game.welcome()
+    game.receive(batch(1, *range(1, FEW_ROWS + 2)))
+    game.play(Flushed(), at=0.1 * INTERVAL_S)
+    for index in range(1, FEW_ROWS):
+        game.sent(1, index)
+    assert FlushLog() not in game.play(Tick(), at=1.1 * INTERVAL_S)
+    game.sent(1, FEW_ROWS)
+    assert FlushLog() in game.play(Tick(), at=1.2 * INTERVAL_S)
+
+
 def test_long_batches_report_what_they_have_all_along() -> None:
     game = Game()
     game.welcome()
     game.receive(batch(1, 1, 2, 3))
-    game.play(Flushed(), at=0.1 * INTERVAL_S)
+    game.play(Flushed(), at=0.1 * FEW_INTERVAL_S)
     game.sent(1, 1)
-    assert FlushLog() not in game.play(Tick(), at=0.9 * INTERVAL_S)
+    assert FlushLog() not in game.play(Tick(), at=0.9 * FEW_INTERVAL_S)
     game.sent(1, 2)
-    assert FlushLog() in game.play(Tick(), at=1.1 * INTERVAL_S)
+    assert FlushLog() in game.play(Tick(), at=1.1 * FEW_INTERVAL_S)
     assert game.play(Flushed()) == [SendOutcomes(Report(0, [row(1, 1), row(1, 2)], []))]
     assert game.session.wake_at() > game.mono
     game.sent(1, 3)
