@@ -167,10 +167,10 @@ class Worker:
         template = self._templates.use(held.campaign)
         if template is None:
             self._logger.error("batch.no_template", batch=held.number, campaign=held.campaign)
-        if self._dkim is None or template is None:
-            await self._pool.run(self._batch_run(held, template))
         else:
-            await self._pool.run(self._dkim.batch(held, template, self._batch_run))
+            await template.compiled()
+        batch = self._batch_run if self._dkim is None else self._dkim.signed(self._batch_run)
+        await self._pool.run(batch(held, template))
         if self._stopped.done():
             return  # `_close` has taken over
         if self.hears_sent:

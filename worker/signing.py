@@ -30,7 +30,7 @@ from worker.batch_run import AHEAD_BYTES_MAX, BatchRun
 from worker.dkim_keys import DkimKeys
 from worker.smtp import events
 from worker.smtp.connection import Batch, Later
-from worker.templates import CampaignComposer
+from worker.templates import CampaignComposer, Composing
 from worker.vocabulary import Held
 
 CORES_MAX = 4
@@ -259,16 +259,22 @@ class Dkim:
         cores = min(len(os.sched_getaffinity(0)), CORES_MAX)
         self._threads = SigningThreads(cores) if keys.is_slow and cores > 1 else None
 
-    def batch(
-        self, held: Held, template: CampaignComposer, run: Callable[[Held, SigningTemplate], BatchRun]
-    ) -> Batch:
-        """`run` makes the BatchRun that is to be signed."""
-        if template.signer is None:
-            template.signer = Signer(self._keys.of)
-        signing = SigningTemplate(template, template.signer, require=self._keys.require)
-        if self._threads is None:
-            return run(held, signing)
-        return SigningBatch(run(held, signing), held, signing, self._threads)
+    def signed(
+        self, run: Callable[[Held, Composing | None], BatchRun]
+    ) -> Callable[[Held, CampaignComposer | None], Batch]:
+        """What makes batches as `run` makes them, but signed."""
+
+        def batch(held: Held, template: CampaignComposer | None) -> Batch:
+            if template is None:
+                return run(held, None)
+            if template.signer is None:
+                template.signer = Signer(self._keys.of)
+            signing = SigningTemplate(template, template.signer, require=self._keys.require)
+            if self._threads is None:
+                return run(held, signing)
+            return SigningBatch(run(held, signing), held, signing, self._threads)
+
+        return batch
 
     def close(self) -> None:
         if self._threads is not None:

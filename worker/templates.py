@@ -1,5 +1,7 @@
 """The campaigns' templates that the broker has sent, compiled when the first message needs them."""
 
+import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +20,11 @@ TEMPLATES_KEPT_BYTES_MAX = 2 * limits.TEMPLATES_SENT_BYTES_MAX
 RECENT_TEMPLATES_MAX = 64
 RECENT_BYTES_MAX = 16_384
 """Of templates that are kept for the next campaign that has the same one."""
+
+
+QUICK_BYTES_MAX = 2 * 1024
+"""A template up to this is compiled at once: 1 ms, or 60 ms where it is nothing but tags. The largest take
+2 s; a thread keeps the loop waiting for 50 ms of those (Python's own compiler doesn't let go of the GIL)."""
 
 
 class Composes(Protocol):
@@ -50,27 +57,31 @@ class _Recent:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, Composer] = OrderedDict()
 
-    def composer(self, message: CampaignTemplate, size_bytes: int) -> Composer:
-        """Raises TemplateError."""
-        key = codec.pack_struct(message.template) if size_bytes <= RECENT_BYTES_MAX else b""
-        known = self._known.get(key)
-        if known is not None:
-            self._known.move_to_end(key)
-            return known.again(message.campaign_id, message.created_at)
-        made = compile_template(
-            message.template, campaign_id=message.campaign_id, created_at_ms=message.created_at
-        )
-        if key:
+    def find(self, message: CampaignTemplate, size_bytes: int) -> Composer | None:
+        known = self._known.get(key) if (key := _key(message, size_bytes)) else None
+        if known is None:
+            return None
+        self._known.move_to_end(key)
+        return known.again(message.campaign_id, message.created_at)
+
+    def keep(self, message: CampaignTemplate, size_bytes: int, made: Composer) -> None:
+        if key := _key(message, size_bytes):
             self._known[key] = made
             if len(self._known) > RECENT_TEMPLATES_MAX:
                 self._known.popitem(last=False)
-        return made
+
+
+def _key(message: CampaignTemplate, size_bytes: int) -> bytes:
+    """Empty where the template isn't small."""
+    return codec.pack_struct(message.template) if size_bytes <= RECENT_BYTES_MAX else b""
 
 
 class CampaignComposer:
     """One campaign's template, and what it has been compiled to."""
 
-    __slots__ = ("_composer", "_error", "_recent", "message", "signer", "size_bytes", "usual_bytes")
+    __slots__ = (
+        "_compiling", "_composer", "_error", "_recent", "message", "signer", "size_bytes", "usual_bytes",
+    )  # fmt: skip
 
     def __init__(self, message: CampaignTemplate, size_bytes: int, recent: _Recent | None = None) -> None:
         self._recent = recent or _Recent()
@@ -80,21 +91,51 @@ class CampaignComposer:
         """The size of the message that was composed last."""
         self.signer: Signer | None = None
         """What signs its messages, where the worker has DKIM keys."""
+        self._compiling: asyncio.Future[Composer | None] | None = None
         self._composer: Composer | None = None
         self._error: TemplateError | None = None
 
+    async def compiled(self) -> None:
+        """Before the first batch: a template that may take long is compiled by a thread, so that what other
+        connections do goes on."""
+        if self._composer is not None or self._error is not None or self.size_bytes <= QUICK_BYTES_MAX:
+            return
+        self._composer = self._recent.find(self.message, self.size_bytes)
+        if self._composer is not None:
+            return
+        if self._compiling is None:
+            self._compiling = asyncio.get_running_loop().run_in_executor(None, self._compile_in_thread)
+        made = await asyncio.shield(self._compiling)  # others may wait for it, too
+        if made is not None:
+            self._recent.keep(self.message, self.size_bytes, made)
+
+    def _compile_in_thread(self) -> Composer | None:
+        with contextlib.suppress(Exception):  # whoever composes runs into it, and tells of it
+            return self._compile()
+        return None
+
     @property
     def composer(self) -> Composer:
-        """Raises TemplateError."""
+        """Compiled where it isn't yet. Raises TemplateError."""
         if self._composer is None:
             if self._error is not None:
                 raise self._error
-            try:
-                self._composer = self._recent.composer(self.message, self.size_bytes)
-            except TemplateError as error:
-                self._error = error
-                raise
+            self._composer = self._recent.find(self.message, self.size_bytes)
+            if self._composer is None:
+                self._recent.keep(self.message, self.size_bytes, made := self._compile())
+                return made
         return self._composer
+
+    def _compile(self) -> Composer:
+        message = self.message
+        try:
+            made = self._composer = compile_template(
+                message.template, campaign_id=message.campaign_id, created_at_ms=message.created_at
+            )
+        except TemplateError as error:
+            self._error = error
+            raise
+        return made
 
 
 class Templates:

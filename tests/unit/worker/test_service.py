@@ -13,6 +13,7 @@ from worker.outcome_log import OutcomeLog
 from worker.service import Worker
 from worker.settings import Settings
 from worker.smtp.config import ServerConfig
+from worker.templates import CampaignComposer
 
 INTERNAL = 70
 DEADLINE_S = 10
@@ -132,3 +133,32 @@ async def test_who_wakes_after_its_lease_begins_nothing_and_ends_nothing(worker:
     worker._session._ending = "drain"
     assert not worker.may_begin(99.9) and worker.has_lease(99.9)
     worker.log.close()
+
+
+async def test_a_batch_is_run_when_its_template_is_compiled(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    async def compiled(_: CampaignComposer) -> None:
+        steps.append("compiles")
+        await asyncio.sleep(0)
+        steps.append("compiled")
+
+    async def run(_: object) -> None:
+        steps.append("runs")
+        worker._signalled(signal.SIGTERM)
+        worker._signalled(signal.SIGTERM)
+
+    monkeypatch.setattr(CampaignComposer, "compiled", compiled)
+    monkeypatch.setattr(worker._pool, "run", run)
+    template = CampaignTemplate(7, "c7", 1, Template(sender="a@b.example", subject="Hi", text="x"))
+
+    def act() -> None:
+        hello = worker._session._hello
+        receive(worker, messages.WorkerWelcome("b", 1.0, 10.0), template, request=hello)
+        worker._session._lease.end = float("inf")
+        receive(worker, Batch(1, 7, [BatchItem(1, 1, "r@example.org", b"\x90")]))
+
+    await status_after(worker, act)
+    assert steps == ["compiles", "compiled", "runs"]

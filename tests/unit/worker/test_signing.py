@@ -94,7 +94,7 @@ def held(*names: str | None) -> Held:
 
 
 def batch_of(made: Dkim, owner: Owner, batch: Held, campaign: CampaignComposer) -> Batch:
-    return made.batch(batch, campaign, lambda held, template: BatchRun(owner, held, template))
+    return made.signed(lambda held, template: BatchRun(owner, held, template))(batch, campaign)
 
 
 async def envelope_of(batch: Batch) -> Envelope | None:

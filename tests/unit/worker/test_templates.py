@@ -1,3 +1,5 @@
+import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -5,7 +7,13 @@ import pytest
 import worker.templates
 from evenpost.compose import Composer, TemplateError, compile_template
 from evenpost.wire.messages import CampaignTemplate, Template
-from worker.templates import RECENT_BYTES_MAX, RECENT_TEMPLATES_MAX, Templates
+from worker.templates import (
+    QUICK_BYTES_MAX,
+    RECENT_BYTES_MAX,
+    RECENT_TEMPLATES_MAX,
+    CampaignComposer,
+    Templates,
+)
 
 
 def campaign(number: int, subject: str = "Hi") -> CampaignTemplate:
@@ -93,3 +101,61 @@ def test_the_next_campaign_with_the_same_template_costs_no_compilation(
     del compiled[:]
     made_of(templates, campaign(7))
     assert compiled == ["c7"], "only so many are kept"
+
+
+async def test_a_large_template_is_compiled_by_a_thread_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    composer, threads, may_go_on = compile_template, [], threading.Event()
+
+    def compile_(*arguments: Any, **named: Any) -> Composer:
+        threads.append(threading.current_thread())
+        assert may_go_on.wait(20)
+        return composer(*arguments, **named)
+
+    monkeypatch.setattr("worker.templates.compile_template", compile_)
+    large = CampaignComposer(campaign(1), QUICK_BYTES_MAX + 1)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        taken_back = group.create_task(large.compiled())
+        waiting = [group.create_task(large.compiled()) for _ in range(2)]
+        await asyncio.sleep(0)
+        taken_back.cancel()  # its batch: the others wait for the same template
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in waiting)
+        may_go_on.set()
+    assert not any(each.cancelled() for each in waiting)
+    assert large.composer is large.composer
+    await large.compiled()
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
+
+
+async def test_a_small_one_is_compiled_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.templates.CampaignComposer._compile_in_thread", None)
+    small = CampaignComposer(campaign(1), QUICK_BYTES_MAX)
+    await small.compiled()
+    assert small.composer is small.composer
+
+
+async def test_a_template_that_is_known_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    templates = Templates()
+    for number in (1, 2):
+        templates.put(campaign(number), QUICK_BYTES_MAX + 1)
+    first, second = templates.use(1), templates.use(2)
+    assert first is not None
+    assert second is not None
+    await first.compiled()
+    monkeypatch.setattr("worker.templates.compile_template", None)
+    await second.compiled()
+    assert (first.composer.campaign_id, second.composer.campaign_id) == ("c1", "c2")
+
+
+async def test_what_is_wrong_with_a_large_template_is_told_where_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = CampaignComposer(campaign(1, "{{ broken"), QUICK_BYTES_MAX + 1)
+    await large.compiled()
+    with pytest.raises(TemplateError):
+        _ = large.composer
+    monkeypatch.setattr("worker.templates.compile_template", lambda *_, **__: 1 / 0)
+    faulty = CampaignComposer(campaign(2), QUICK_BYTES_MAX + 1)
+    await faulty.compiled()
+    with pytest.raises(ZeroDivisionError):  # BatchRun tells that it is a bug
+        _ = faulty.composer
