@@ -127,9 +127,9 @@ def base64_text(text: str) -> str:
 
 
 def prefers_base64(text: str) -> bool:
-    """Whether base64 is the shorter one: from about one octet in six that isn't ASCII, so for most scripts
-    that aren't Latin (quoted-printable makes six characters of a Cyrillic letter, nine of a Chinese one).
-    Else quoted-printable: it stays readable, it is what content filters trust more, and it lets constant
-    text be encoded once."""
+    """Whether base64 is the shorter one: from about one octet in six that isn't ASCII or is `=`, so for most
+    scripts that aren't Latin (quoted-printable makes six characters of a Cyrillic letter, nine of a Chinese
+    one). Else quoted-printable: it stays readable, it is what content filters trust more, and it lets
+    constant text be encoded once."""
     octets = text.encode()
-    return 6 * (len(octets) - len(octets.decode("ascii", "ignore"))) > len(octets)
+    return 6 * (len(octets) - len(octets.decode("ascii", "ignore")) + octets.count(b"=")) > len(octets)
