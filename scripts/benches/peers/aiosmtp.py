@@ -10,17 +10,17 @@ from scripts.benches.usage import Ended
 
 class Aiosmtplib(Contestant):
     name = "aiosmtplib"
-    title = "aiosmtplib on uvloop, 16 connections kept"
+    title = "aiosmtplib"
     share = 0.1
     why = """\
-One process, as its users run it; it has no queue and keeps no record. Composed with Jinja2 and email.message."""
+One process, as its users run it; it has no queue and keeps no record. Composed with Jinja2 and
+email.message."""
 
     @classmethod
     def missing(cls) -> str | None:
         return missing_python()
 
-    @classmethod
-    def version(cls) -> str:
+    def version(self) -> str:
         return packages_version("aiosmtplib", "uvloop")
 
     @classmethod

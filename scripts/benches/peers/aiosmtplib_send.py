@@ -20,7 +20,12 @@ async def send(smtp: aiosmtplib.SMTP, rows: Iterator[dict[str, str]]) -> None:
 
 async def main() -> None:
     pool = [
-        aiosmtplib.SMTP(hostname="127.0.0.1", port=int(os.environ["SINK"]), local_hostname="aiosmtplib.test", start_tls=False)
+        aiosmtplib.SMTP(
+            hostname="127.0.0.1",
+            port=int(os.environ["SINK"]),
+            local_hostname="aiosmtplib.test",
+            start_tls=False,
+        )
         for _ in range(CONNECTIONS)
     ]
     await asyncio.gather(*(smtp.connect() for smtp in pool))

@@ -29,7 +29,9 @@ def missing_python() -> str | None:
 
 
 def packages_version(*names: str) -> str:
-    code = "import sys, importlib.metadata as m; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    code = (
+        "import sys, importlib.metadata as m; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    )
     return first_line([str(PYTHON), "-c", code, *names])
 
 
@@ -44,20 +46,19 @@ def python_environment(folder: Path, sink: int) -> dict[str, str]:
 
 class Celery(Contestant):
     name = "celery"
-    title = "Celery, Redis, smtplib, 4 processes"
+    title = "Celery, Redis, smtplib"
     share = 0.1
     chunk: ClassVar[int] = 1
     why = """\
-Celery's guide "Optimizing": a large prefetch for short tasks, no results, no events; acks_late, so that a task whose
-worker dies runs again. Redis appends to disk each second. Each process keeps its connection and its compiled
-templates; a task is a message. The program that enqueues runs already when the clock starts."""
+Celery's guide "Optimizing": a large prefetch for short tasks, no results, no events; acks_late, so that a
+task whose worker dies runs again. Redis flushes to disk each second. Each process keeps its connection and
+its compiled templates; a task is a message. The program that enqueues runs already when the clock starts."""
 
     @classmethod
     def missing(cls) -> str | None:
         return missing("redis-server", how=f"run {INSTALL} servers") or missing_python()
 
-    @classmethod
-    def version(cls) -> str:
+    def version(self) -> str:
         redis = first_line([tool("redis-server"), "--version"]).split()[2].removeprefix("v=")
         return f"{packages_version('celery', 'redis')}, Redis {redis}"
 
@@ -107,9 +108,9 @@ templates; a task is a message. The program that enqueues runs already when the 
 
 class CeleryChunks(Celery):
     name = "celery-chunks"
-    title = "the same, 50 messages a task (chunks)"
+    title = "Celery, 50 a task"
     share = 0.1
     chunk = 50
     why = """\
-The same with Celery's chunks: less cost a message, but a task that dies sends all its 50 again, and one message
-that fails stops its chunk."""
+The same with Celery's chunks: less cost a message, but a task that dies sends all its 50 again, and one
+message that fails stops its chunk."""

@@ -21,7 +21,7 @@ _connections: list[smtplib.SMTP] = []
 """The one of this process, kept."""
 
 
-@app.task(autoretry_for=(smtplib.SMTPException, OSError), retry_backoff=True, max_retries=10)
+@app.task(autoretry_for=(smtplib.SMTPException, OSError), retry_backoff=True, max_retries=10)  # type: ignore[untyped-decorator]  # isn't installed where this is checked
 def send(row: dict[str, str]) -> None:
     message = letter.compose(row)
     if not _connections:

@@ -37,7 +37,7 @@ class Contestant(ABC):
     title: ClassVar[str]
     """For the table."""
     share: ClassVar[float] = 1.0
-    """How many messages it gets a round, as a part of Evenpost's: what is slow shall not take all the time."""
+    """How many messages it gets a round, as a part of Evenpost's: what is slow gets fewer."""
     why: ClassVar[str]
     """What its configuration follows, and what was tried: for --show."""
 
@@ -49,9 +49,8 @@ class Contestant(ABC):
     def missing(cls) -> str | None:
         """What is missing here and how to get it; None where it can run."""
 
-    @classmethod
     @abstractmethod
-    def version(cls) -> str: ...
+    def version(self) -> str: ...
 
     @classmethod
     @abstractmethod
@@ -75,6 +74,7 @@ class Contestant(ABC):
 
     def settle(self) -> None:
         """Returns once it has nothing left to do, after all have arrived."""
+        return
 
 
 def tail(log: Path) -> str:

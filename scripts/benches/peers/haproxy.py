@@ -15,7 +15,7 @@ THREADS = 1
 
 class HAProxyKept(Contestant):
     name = "haproxy"
-    title = "HAProxy leastconn, two sinks, sessions kept"
+    title = "HAProxy, sessions kept"
     share = 1.0
     why = """\
 mode tcp and leastconn, as HAProxy's own documentation advises for long sessions. No logs, no checks. A kept
@@ -26,8 +26,7 @@ session stays with the sink that it got first."""
     def missing(cls) -> str | None:
         return missing("smtp-source") or missing("haproxy", how=f"run {INSTALL} servers")
 
-    @classmethod
-    def version(cls) -> str:
+    def version(self) -> str:
         return " ".join(first_line([tool("haproxy"), "-v"]).split()[:3])
 
     @classmethod
@@ -56,7 +55,7 @@ session stays with the sink that it got first."""
 
 class HAProxyEach(HAProxyKept):
     name = "haproxy-each"
-    title = "HAProxy leastconn, two sinks, a session a message"
+    title = "HAProxy, one message each"
     share = 0.4
     why = """\
 The same, and each message has a connection of its own: so each goes where fewest are open."""

@@ -4,7 +4,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from scripts.benches.peers.contestant import BUILD, CONNECTIONS, HERE, INSTALL, Contestant, Feeder, feeder, first_line
+from scripts.benches.peers.contestant import (
+    BUILD,
+    CONNECTIONS,
+    HERE,
+    INSTALL,
+    Contestant,
+    Feeder,
+    feeder,
+    first_line,
+)
 from scripts.benches.peers.sources import missing
 from scripts.benches.processes import tool
 from scripts.benches.usage import Ended
@@ -14,11 +23,11 @@ PROGRAM = HERE / "nodemailer.mjs"
 
 class Nodemailer(Contestant):
     name = "nodemailer"
-    title = "nodemailer's pool, 16 connections"
+    title = "nodemailer's pool"
     share = 0.15
     why = """\
-Its page on pooled connections: maxConnections, no end to maxMessages, given while the pool is idle. No queue, no
-record."""
+Its page on pooled connections: maxConnections, no end to maxMessages, given while the pool is idle. No queue,
+no record."""
 
     @classmethod
     def missing(cls) -> str | None:
@@ -26,8 +35,7 @@ record."""
             return lacking
         return None if (BUILD / "node_modules/nodemailer").exists() else f"nodemailer: run {INSTALL} node"
 
-    @classmethod
-    def version(cls) -> str:
+    def version(self) -> str:
         code = f"console.log(require('{BUILD}/node_modules/nodemailer/package.json').version)"
         node = tool("node")
         return f"nodemailer {first_line([node, '-e', code])}, Node {first_line([node, '--version'])}"

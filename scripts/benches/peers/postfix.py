@@ -26,18 +26,17 @@ _FEED = ["-N", *KEPT]
 
 class Postfix(Contestant):
     name = "postfix"
-    title = "Postfix as relay, queue on disk"
+    title = "Postfix as relay"
     share = 0.1
     why = """\
-TUNING_README, QSHAPE_README and CONNECTION_CACHE_README. Fed by smtp-source over 16 kept sessions; timed until the
-last message is at the sink."""
+TUNING_README, QSHAPE_README and CONNECTION_CACHE_README. Fed by smtp-source over 16 kept sessions; timed
+until the last message is at the sink."""
 
     @classmethod
     def missing(cls) -> str | None:
         return missing("smtp-source") or packages.missing(packages.POSTFIX)
 
-    @classmethod
-    def version(cls) -> str:
+    def version(self) -> str:
         return postfix_version()
 
     @classmethod
@@ -49,13 +48,20 @@ last message is at the sink."""
         folder = self.place.folder
         self._port = free_port()
         lay_out(folder)
-        values = {"folder": folder, "daemons": DAEMONS, "sink": self.place.sinks[0], "connections": CONNECTIONS}
+        values = {
+            "folder": folder,
+            "daemons": DAEMONS,
+            "sink": self.place.sinks[0],
+            "connections": CONNECTIONS,
+        }
         (folder / "etc/main.cf").write_text(MAIN_CF.format_map(values))
         # Postfix waits until the file is two seconds old, lest somebody still writes it.
         os.utime(folder / "etc/main.cf", (0, 0))
         (folder / "etc/master.cf").write_text(MASTER_CF.format(port=self._port))
         # `master -d` stays our child, which `postfix start` would not.
-        self._family = Family([DAEMONS / "master", "-d", "-c", folder / "etc"], log=folder / "start.log", cwd=folder)
+        self._family = Family(
+            [DAEMONS / "master", "-d", "-c", folder / "etc"], log=folder / "start.log", cwd=folder
+        )
         try:
             wait_for_port(self._port)
             yield
@@ -73,7 +79,9 @@ last message is at the sink."""
         end = time.monotonic() + SETTLE_S
         while any(path.is_file() for name in ("incoming", "active") for path in (queue / name).rglob("*")):
             if time.monotonic() > end:
-                raise click.ClickException(f"Postfix still has mail:\n{tail(self.place.folder / 'postfix.log')}")
+                raise click.ClickException(
+                    f"Postfix still has mail:\n{tail(self.place.folder / 'postfix.log')}"
+                )
             time.sleep(0.02)
 
 

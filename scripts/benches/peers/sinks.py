@@ -27,7 +27,9 @@ class Sinks:
         folder.chmod(0o755)
         self.ports = tuple(free_port() for _ in range(number))
         # As root it insists on being someone else.
-        someone = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if not os.geteuid() else []
+        someone = (
+            ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if not os.geteuid() else []
+        )
         self._processes = [
             Process([*someone, tool("smtp-sink"), "-c", f"127.0.0.1:{port}", "1024"], folder, f"sink{n}")
             for n, port in enumerate(self.ports)
@@ -46,7 +48,9 @@ class Sinks:
         end = time.monotonic() + seconds
         while (seen := self.count()) < count:
             if time.monotonic() > end:
-                raise click.ClickException(f"{what}: {count - seen:,} messages didn't arrive in {seconds:g} s")
+                raise click.ClickException(
+                    f"{what}: {count - seen:,} messages didn't arrive in {seconds:g} s"
+                )
             time.sleep(_POLL_S)
         if seen > count:
             raise click.ClickException(f"{what}: {seen - count:,} messages more than were sent")

@@ -32,7 +32,7 @@ def postfix_version() -> str:
 
 class SmtpSource(Contestant):
     name = "smtp-source"
-    title = "smtp-source straight into the sink"
+    title = "smtp-source"
     share = 1.0
     why = """\
 Written in C to put load on a server. No queue, no list, no templates: the same bytes again and again."""
@@ -41,8 +41,7 @@ Written in C to put load on a server. No queue, no list, no templates: the same 
     def missing(cls) -> str | None:
         return missing("smtp-source")
 
-    @classmethod
-    def version(cls) -> str:
+    def version(self) -> str:
         return postfix_version()
 
     @classmethod
