@@ -24,6 +24,7 @@ from scripts.benches import (
     wan,
     workers,
 )
+from scripts.benches.peers import measure as peers
 from scripts.benches.table import Result, show
 from tests.servers.attackers import ATTACKS
 
@@ -65,6 +66,24 @@ command(
     number("--rounds", 3, "Rounds; the median counts."),
     number("--workers", 1, "Workers that share the 16 connections."),
     click.option("--curve", is_flag=True, help="What CURVE costs, instead: with keys against without."),
+)
+command(
+    "peers",
+    peers.measure,
+    number("--messages", 40_000, "Evenpost's messages a round; slow peers get fewer."),
+    number("--rounds", 3, "Rounds of each peer; the median counts."),
+    click.option(
+        "--only", multiple=True, type=click.Choice([*peers.PEERS]), help="Only this peer. Repeatable."
+    ),
+    click.option("--install/--no-install", default=True, help="Whether to install what is missing."),
+    click.option(
+        "--show",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=peers.show_configuration,
+        help="Print how each is configured, and end.",
+    ),
 )
 command(
     "profile",
