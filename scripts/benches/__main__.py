@@ -144,6 +144,7 @@ command(
     "dkim",
     dkim.measure,
     number("--messages", 30_000, "Messages a round, with and without."),
+    number("--workers", 2, "Workers for the one server, which share the 16 connections."),
     number("--rounds", 3, "Rounds; the median counts."),
 )
 command(

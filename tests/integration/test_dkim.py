@@ -7,7 +7,7 @@ import pytest
 
 from evenpost.dkim import SigningKey
 from evenpost.dkim.keys import new_pem
-from tests.integration.cluster import Cluster, newsletter
+from tests.integration.cluster import Cluster, newsletter, wait_until
 from tests.servers import EximServer, OpenSmtpdServer, PostfixServer
 from tests.servers.verifiers import dkimpy, opendkim
 
@@ -52,6 +52,28 @@ def test_it_arrives_unaltered_and_verifies(server_type: type, tmp_path: Path) ->
     spoilt = arrived[0].replace(b"Hello", b"Hallo")
     assert spoilt != arrived[0]
     assert "pass" not in opendkim(spoilt, records, tmp_path).values()
+
+
+def test_a_worker_that_drains_with_messages_signed_ahead_sends_each_once(tmp_path: Path) -> None:
+    records = keys_in(tmp_path)
+    with PostfixServer() as server, Cluster(tmp_path) as cluster:
+        cluster.start_broker()
+        cluster.start_worker("w", server.url, "--dkim", str(tmp_path / "dkim.toml"))
+        with cluster.client() as client:
+            cluster.wait_for_workers(client, 1)
+            receipt = client.submit(newsletter(2_000, expire_at="+60s"))
+            wait_until(lambda: client.status(receipt.campaign).counts.get("sent", 0) > 200, "it sends")
+            assert cluster.terminate("w") == 0
+            before = client.status(receipt.campaign)
+            assert before.counts.get("sent", 0) < 2_000, "it was in the middle"
+            cluster.restart("w")
+            client.wait(receipt.campaign)
+            after = client.status(receipt.campaign)
+            assert (after.counts, after.unknown, after.duplicates) == ({"sent": 2_000}, 0, 0)
+        server.wait_for(2_000)
+        assert set(server.recipients().values()) == {1}
+        some = list(server.messages())[::100]
+    assert all(dkimpy(raw, records) == {"e": "pass", "r": "pass"} for raw in some)
 
 
 def test_a_worker_without_its_keys_does_not_start(tmp_path: Path) -> None:
