@@ -140,7 +140,7 @@ SUBMISSION = [
 ]  # fmt: skip
 SENDING = [
     "broker.before_batch@2", "broker.after_batch@2", "broker.outcomes_received@2",
-    "broker.before_outcomes_commit@2", "broker.after_outcomes_commit@2",
+    "broker.before_outcomes_commit", "broker.after_outcomes_commit",
     "broker.before_outcomes_committed@2", "broker.after_outcomes_committed@2",
     "broker.before_finish", "broker.after_finish",
 ]  # fmt: skip
