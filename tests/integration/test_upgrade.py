@@ -25,7 +25,7 @@ def start_next_broker(cluster: Cluster, number: int) -> str:
 
 @pytest.mark.slow
 def test_a_new_broker_takes_over_again_and_again_and_no_message_is_sent_twice(tmp_path: Path) -> None:
-    main, small = 3_000, 40
+    main, small = 5_000, 40
     with ExitStack() as stack:
         servers = [stack.enter_context(RecordingServer(delay_s=0.02, keep=False)) for _ in range(2)]
         cluster = stack.enter_context(Cluster(tmp_path))
