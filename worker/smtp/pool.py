@@ -2,6 +2,10 @@
 
 The limit follows the server: what it says of each batch and each new connection goes to a ConcurrencyLimit.
 
+A batch in flight is a connection in use, with one exception: where the server is far away (FAR_S), the next
+batch follows on a connection as soon as all messages of the one before have been begun. Else a round trip
+would be lost between two batches.
+
 A batch isn't tied to the connection that is made for it: it takes whichever is there first, that one or one
 that another batch has done with. A server whose accept queue is full can leave a new connection without a
 greeting for minutes, and that must hold up nobody who has another way.
@@ -9,7 +13,7 @@ greeting for minutes, and that must hold up nobody who has another way.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import cast
@@ -31,6 +35,8 @@ SWEEP_S = 1.0
 UNDECIDED_S = 1.0
 """How long the batch of a refused connection waits to hear whether others that are being made fare better. A
 server that has enough of us may refuse before it greets: it mustn't look like one that is dead."""
+ROOMY_S = 2.0
+"""A connection that has owed its answers for so long may be stuck: no batch follows on it."""
 WORKS_S = 60.0
 """A connection on which nothing has moved for so long is no sign that the server works. Longer than most
 connections take to fail, shorter than the time-outs of an answer."""
@@ -39,7 +45,7 @@ _STOPS = failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
 
 
 class Pool:
-    """Runs batches, each over one connection at a time. A batch in flight is a connection in use."""
+    """Runs batches, each over one connection at a time."""
 
     def __init__(self, config: ServerConfig, *, watcher: Watcher | None = None) -> None:
         self.config = config
@@ -49,6 +55,8 @@ class Pool:
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         self._idle: list[tuple[Connection, float]] = []  # and since when; the last one is used first
+        self._roomy: dict[Connection, float] = {}
+        """Another batch may follow on them, and since when, in order."""
         self._connections: set[Connection] = set()  # open or opening
         self._established: set[Connection] = set()  # of these, those past their handshake
         self._sweeper: asyncio.TimerHandle | None = None
@@ -98,20 +106,21 @@ class Pool:
         """Batches that have a slot."""
         return self._slots.taken
 
-    async def run(self, batch: Batch) -> None:
+    async def run(self, batch: Batch, makes_room: Callable[[], None] | None = None) -> None:
         """Sends a batch, waiting for a free slot first. Every message that `next` gave has its result
         when this returns, or is cancelled. When the server can't be used, or asks for less, the rest of
-        the batch is taken from `next` too, and is `not_sent`."""
-        progress = Progress(batch, self._seen)
+        the batch is taken from `next` too, and is `not_sent`.
+
+        `makes_room` is called when all of it is begun, and another batch may follow behind it: it needs no
+        slot any more."""
+        progress = Progress(batch, self._seen, makes_room)
         try:
-            await self._slots.take()
-            try:
-                reason = await self._send(progress)
-            finally:
-                self._slots.release()
+            reason = await self._send(progress)
         except asyncio.CancelledError:
             progress.give_back(failure(Cause.CANCELLED, Stage.CONNECT, "cancelled"))
             raise
+        finally:
+            self._release(progress)
         if reason is not None:
             progress.give_back(reason)
 
@@ -147,7 +156,12 @@ class Pool:
     async def _send(self, progress: Progress) -> Result | None:
         """None when the batch is done, else why it can't be."""
         stalled = 0
-        while progress.has_more():
+        while True:
+            if not progress.has_slot:
+                await self._slots.take()
+                progress.has_slot = True
+            if not progress.has_more():
+                break
             if self._is_closing:
                 return _STOPS
             is_reused = bool(self._idle)
@@ -158,13 +172,15 @@ class Pool:
             try:
                 closed = await connection.send_batch(progress)
             except asyncio.CancelledError:
-                if connection.closed is not None:
-                    progress.put_back(connection.closed.unsent)
+                progress.put_back(connection.unsent_of(progress))
                 raise
             if closed is None:
-                if progress.answered and not progress.throttled and not progress.has_more():
+                has_more = progress.has_more()
+                if progress.answered and not progress.throttled and not has_more:
                     self._batch_ended(throttled=False)
                 await self._keep(connection)
+                if not has_more:
+                    break
                 continue
             progress.put_back(closed.unsent)
             if progress.unknown:
@@ -183,7 +199,25 @@ class Pool:
             self._batch_ended(throttled=True)
         return progress.throttled
 
+    def _release(self, progress: Progress) -> None:
+        if progress.has_slot:
+            progress.has_slot = False
+            self._slots.release()
+
+    def _has_room(self, connection: Connection, batch: Batch) -> None:
+        if self._is_closing or len(self._established) > self.limit:
+            return
+        if not self._answer(connection):
+            self._roomy[connection] = self._loop.time()
+        assert isinstance(batch, Progress)
+        self._release(batch)
+        if batch.makes_room is not None:
+            batch.makes_room()
+
     async def _keep(self, connection: Connection) -> None:
+        if connection.is_used or connection.closed is not None:
+            return  # another batch has it by now
+        self._roomy.pop(connection, None)
         if connection.is_worn or self._is_closing or len(self._established) > self.limit:
             connection.quit()
             # The server counts it until it is gone: a new one might be one too many.
@@ -198,6 +232,11 @@ class Pool:
         there is none."""
         if self._idle:
             return self._idle.pop()[0]
+        if self._roomy and self.open >= self.limit:
+            connection, since = next(iter(self._roomy.items()))
+            del self._roomy[connection]
+            if since > self._loop.time() - ROOMY_S:
+                return connection
         wanted: asyncio.Future[Connection | Result] = self._loop.create_future()
         self._wanting.append(wanted)
         self._dial_for_all()
@@ -212,7 +251,9 @@ class Pool:
         """A connection is made for each batch that wants one, as far as the limit goes."""
         wanting = sum(not wanted.done() for wanted in self._wanting) - len(self._undecided)
         while len(self._dials) < wanting and self.open < self.limit:
-            connection = Connection(self.config, self._tls, turn=self._turn, on_gone=self._forget)
+            connection = Connection(
+                self.config, self._tls, turn=self._turn, on_gone=self._forget, on_room=self._has_room
+            )
             self._connections.add(connection)
             dial = self._loop.create_task(self._dial(connection), name="dial")
             self._dials.add(dial)
@@ -320,6 +361,7 @@ class Pool:
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
+        self._roomy.pop(connection, None)
         if self._watcher is not None and connection in self._established:
             reason = connection.closed.reason if connection.closed is not None else None
             self._watcher.closed(connection.messages, self._seen(reason) if reason is not None else None)
