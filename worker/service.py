@@ -31,6 +31,7 @@ from worker.upstream import Upstream
 from worker.vocabulary import (
     EXIT_LOG,
     EXIT_UNFINISHED,
+    BatchBegun,
     BatchEnded,
     Command,
     DrainAsked,
@@ -170,7 +171,7 @@ class Worker:
         else:
             await template.compiled()
         batch = self._batch_run if self._dkim is None else self._dkim.signed(self._batch_run)
-        await self._pool.run(batch(held, template))
+        await self._pool.run(batch(held, template), lambda: self._handle(BatchBegun(held.number)))
         if self._stopped.done():
             return  # `_close` has taken over
         if self.hears_sent:

@@ -232,7 +232,9 @@ class Balancer:
         if worker.in_flight < limit:
             orders = self._free
         elif (
-            not breaker.failures and limit == worker.limit and worker.in_flight < limit + batches_ahead(limit)
+            not breaker.failures
+            and limit == worker.limit
+            and worker.in_flight < limit + batches_ahead(worker)
         ):
             orders = self._full
         else:
@@ -332,6 +334,8 @@ class Balancer:
         return worker, Choice(worker.name, key, runner_up, runner_up_key)
 
 
-def batches_ahead(limit: int) -> int:
-    """Batches that it may have beyond its connections, so that none stands idle for a round trip."""
-    return max(1, limit // 4)
+def batches_ahead(worker: Worker) -> int:
+    """Batches that it may have beyond its connections, so that none stands idle for a round trip: to us, and
+    where its server is far away, to that."""
+    limit = worker.limit
+    return max(1, limit // 4, min(worker.begun, limit))

@@ -20,7 +20,8 @@ from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import limits
 
-_PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
+PLENTY_BATCHES = 4
+"""For each connection: what is left is plenty."""
 TAIL_WAIT = 3.0
 """For so many times `tail_s` the end of a campaign waits for a faster server: others may keep those busy."""
 TAIL_LOOK_S = 0.05
@@ -73,7 +74,9 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
         budget = campaign.bucket.available(now.mono, budget)
         if not budget:
             return campaign.bucket.next_at(now.mono)
-    if not _has_room(balancer, campaign) and not _has_plenty(balancer, campaign):
+    if not _has_room(balancer, campaign) and not _has_plenty(
+        balancer, campaign, state.settings.batch_target_s
+    ):
         return None
     for lane in list(itertools.islice(campaign.lanes, LANES_A_LOOK_MAX)):
         most = _allowed(state, campaign, lane.group, budget, now)
@@ -88,15 +91,18 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
         campaign.lanes[lane] = campaign.lanes.pop(lane)  # the others are looked at before it next time
     if campaign.ready:
         most_s = tail_s(balancer, campaign, now)
+        ahead = _has_plenty(balancer, campaign, state.settings.batch_target_s)
         if most_s < inf:
-            found = _pick(balancer, campaign, now, accept=lambda worker: worker.seconds_a_message <= most_s)
+            found = _pick(
+                balancer, campaign, now, ahead=ahead, accept=lambda worker: worker.seconds_a_message <= most_s
+            )
             if found is None and (slower := _pick(balancer, campaign, now)) is not None:
                 balancer.update(slower[0], now.mono)  # it stays free
                 state.looking[campaign.number] = campaign
                 campaign.tail_since = min(campaign.tail_since, now.mono)
                 return now.mono + TAIL_LOOK_S
         else:
-            found = _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
+            found = _pick(balancer, campaign, now, ahead=ahead)
         if found is None:
             return None
         campaign.tail_since = inf
@@ -126,7 +132,8 @@ def _worker_for(
 ) -> tuple[Worker, Choice] | None:
     tried = lane.tried
     if not tried:
-        return _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
+        ahead = _has_plenty(balancer, campaign, state.settings.batch_target_s)
+        return _pick(balancer, campaign, now, ahead=ahead)
     found = _pick(balancer, campaign, now, accept=lambda worker: worker.name not in tried)
     untried_until = campaign.lanes[lane][0].untried_until
     if found is None and (now.mono >= untried_until or not another(state, campaign, tried)):
@@ -156,10 +163,14 @@ def tail_s(balancer: Balancer, campaign: Campaign, now: Now) -> float:
     return seconds if now.mono <= campaign.tail_since + TAIL_WAIT * seconds else inf
 
 
-def _has_plenty(balancer: Balancer, campaign: Campaign) -> bool:
+def _has_plenty(balancer: Balancer, campaign: Campaign, target_s: float) -> bool:
     """It may send ahead of connections. Only while there is plenty: what waits inside a worker can't go to
     one that is free earlier."""
-    return campaign.unfinished > balancer.connections(campaign.options.pool) * _PLENTY_A_CONNECTION
+    pool = campaign.options.pool
+    plenty: float = balancer.connections(pool) * PLENTY_BATCHES * limits.BATCH_MESSAGES_MAX
+    if (speed := balancer.speed(pool)) > 0:  # of slow servers, batches are smaller
+        plenty = min(plenty, speed * PLENTY_BATCHES * target_s)
+    return campaign.unfinished > plenty
 
 
 def _pick(

@@ -84,7 +84,7 @@ class Batch(Protocol):
 class _Run:
     """A batch on a connection."""
 
-    __slots__ = ("all_begun", "batch", "closed", "ended", "is_broken", "open", "unsent")
+    __slots__ = ("all_begun", "batch", "closed", "ended", "is_broken", "is_early", "open", "unsent")
 
     def __init__(self, batch: Batch, ended: asyncio.Future[None]) -> None:
         self.batch = batch
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._tls_wanted = False
         self._paused = False
         self._round_trip_s = float("inf")  # the shortest before Ready, when each command waits for its answer
-        self._asked_at = float("inf")
+        self._asked_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._progress_seen = 0
         self._progress_at = self._loop.time()
@@ -326,8 +326,8 @@ class Connection(asyncio.Protocol):
         try:
             transport = self._transport
             unwritten = transport.get_write_buffer_size() if transport is not None else 0
-            if not self._client.is_ready:
-                self._round_trip_s = min(self._round_trip_s, max(0.0, self._loop.time() - self._asked_at))
+            if self._asked_at is not None and not self._client.is_ready:
+                self._round_trip_s = min(self._round_trip_s, self._loop.time() - self._asked_at)
             self._interpret(self._client.receive_data(data, unwritten))
         except Exception as error:  # noqa: BLE001  # the batch's own: for whoever awaits send_batch
             self._break(error)

@@ -57,6 +57,7 @@ class Pool:
         self._idle: list[tuple[Connection, float]] = []  # and since when; the last one is used first
         self._roomy: dict[Connection, float] = {}
         """Another batch may follow on them, and since when, in order."""
+        self._promised: set[Connection] = set()  # given to a batch that hasn't got so far, or told to quit
         self._connections: set[Connection] = set()  # open or opening
         self._established: set[Connection] = set()  # of these, those past their handshake
         self._sweeper: asyncio.TimerHandle | None = None
@@ -164,7 +165,6 @@ class Pool:
                 break
             if self._is_closing:
                 return _STOPS
-            is_reused = bool(self._idle)
             connection = await self._connection()
             if isinstance(connection, Result):
                 return connection
@@ -187,9 +187,9 @@ class Pool:
                 return closed.reason  # the server takes mail and doesn't say so: no more of this batch
             if progress.results > results_before:
                 stalled = 0
-            elif not is_reused:  # the server may have closed an idle connection at any time
+            elif is_new:  # the server may have closed an idle connection at any time
                 stalled += 1
-                if is_new and closed.reason is not None:
+                if closed.reason is not None:
                     reason = self._noted(closed.reason)
                     if reason.scope == "throttled":
                         return reason
@@ -215,10 +215,13 @@ class Pool:
             batch.makes_room()
 
     async def _keep(self, connection: Connection) -> None:
-        if connection.is_used or connection.closed is not None:
+        if connection.is_used or connection in self._promised or connection.closed is not None:
             return  # another batch has it by now
+        if any(kept is connection for kept, _ in self._idle):
+            return  # two batches on it have ended at once
         self._roomy.pop(connection, None)
         if connection.is_worn or self._is_closing or len(self._established) > self.limit:
+            self._promised.add(connection)
             connection.quit()
             # The server counts it until it is gone: a new one might be one too many.
             await asyncio.wait([connection.gone])
@@ -241,11 +244,16 @@ class Pool:
         self._wanting.append(wanted)
         self._dial_for_all()
         try:
-            return await wanted
+            found = await wanted
         except asyncio.CancelledError:
             if wanted.done() and not wanted.cancelled() and isinstance(found := wanted.result(), Connection):
-                self._give(found)
+                self._promised.discard(found)
+                if not found.is_used and found.closed is None:
+                    self._give(found)
             raise
+        if isinstance(found, Connection):
+            self._promised.discard(found)
+        return found
 
     def _dial_for_all(self) -> None:
         """A connection is made for each batch that wants one, as far as the limit goes."""
@@ -315,6 +323,8 @@ class Pool:
             wanted = self._wanting.popleft()
             if not wanted.done():
                 wanted.set_result(found)
+                if isinstance(found, Connection):
+                    self._promised.add(found)
                 return True
         return False
 
@@ -362,6 +372,7 @@ class Pool:
         self._connections.discard(connection)
         self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
         self._roomy.pop(connection, None)
+        self._promised.discard(connection)
         if self._watcher is not None and connection in self._established:
             reason = connection.closed.reason if connection.closed is not None else None
             self._watcher.closed(connection.messages, self._seen(reason) if reason is not None else None)
