@@ -137,6 +137,7 @@ class _Sum(NamedTuple):
     connections: int = 0
     used: int = 0
     speed: float = 0.0
+    begun: int = 0
 
 
 class Balancer:
@@ -153,6 +154,7 @@ class Balancer:
         self._connections: defaultdict[Tag, int] = defaultdict(int)
         self._used: defaultdict[Tag, int] = defaultdict(int)
         self._speed: defaultdict[Tag, float] = defaultdict(float)
+        self._begun: defaultdict[Tag, int] = defaultdict(int)
         self._later: list[tuple[float, int, int, Worker]] = []
         """A heap: workers that wait for a token of their server's rate or for the end of a pause."""
 
@@ -165,6 +167,10 @@ class Balancer:
     def speed(self, tag: Tag = None) -> float:
         """Messages a second that they send when all are used, as far as it is known; 0: not known."""
         return self._speed[tag]
+
+    def begun(self, tag: Tag = None) -> int:
+        """Batches at once that wait for far servers' answers only, as their workers told last."""
+        return self._begun[tag]
 
     def reserve(self, tag: Tag = None) -> int:
         """Connections that only urgent campaigns may use."""
@@ -250,7 +256,8 @@ class Balancer:
         after = _Sum()
         if limit:
             speed = limit / worker.seconds_a_message if worker.seconds_a_message > 0 else 0.0
-            after = _Sum((None, *worker.pools), limit, min(limit, worker.in_flight), speed)
+            tags, used = (None, *worker.pools), min(limit, worker.in_flight)
+            after = _Sum(tags, limit, used, speed, worker.begun)
         if after == before and worker.name in self._sums:
             return
         self._sums[worker.name] = after
@@ -258,10 +265,12 @@ class Balancer:
             self._connections[tag] -= before.connections
             self._used[tag] -= before.used
             self._speed[tag] -= before.speed
+            self._begun[tag] -= before.begun
         for tag in after.tags:
             self._connections[tag] += after.connections
             self._used[tag] += after.used
             self._speed[tag] += after.speed
+            self._begun[tag] += after.begun
 
     def _blocked_until(self, worker: Worker, now: float) -> float:
         """When a pause is over, or its server's rate has a token; `now` or before: at once."""

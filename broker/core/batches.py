@@ -36,8 +36,8 @@ def put_back(state: State, campaign: Campaign, message: Message, failed: Worker 
     state.awake[campaign.number] = campaign
 
 
-def _batches_a_connection(worker: Worker) -> float:
-    """Of a far server's connections each carries more than one: what waits for its answers only, and the next.
+def batches_a_connection(worker: Worker) -> float:
+    """A far server's connection carries more than one: those that only wait for answers, and the next.
     Waiting isn't work, so a batch's time is shared among them."""
     following = min(worker.begun, worker.in_flight - worker.limit)
     return 1.0 + max(0, following) / worker.limit
@@ -46,7 +46,7 @@ def _batches_a_connection(worker: Worker) -> float:
 def done(state: State, batch: Batch) -> None:
     """The batch has ended: what it tells of its server, and its connection is free."""
     worker = batch.worker
-    shared = _batches_a_connection(worker)
+    shared = batches_a_connection(worker)
     del state.batches[batch.number]
     del worker.batches[batch.number]
     if batch.journaled:

@@ -20,8 +20,9 @@ from broker.core.worker_state import Worker
 from evenpost.runtime.clock import Now
 from evenpost.wire import limits
 
-PLENTY_BATCHES = 4
-"""For each connection: what is left is plenty."""
+_PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
+_FOLLOWING_BATCHES = 4
+"""While there is as much left for each connection, batches may follow on a far server's connections."""
 TAIL_WAIT = 3.0
 """For so many times `tail_s` the end of a campaign waits for a faster server: others may keep those busy."""
 TAIL_LOOK_S = 0.05
@@ -74,9 +75,8 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
         budget = campaign.bucket.available(now.mono, budget)
         if not budget:
             return campaign.bucket.next_at(now.mono)
-    if not _has_room(balancer, campaign) and not _has_plenty(
-        balancer, campaign, state.settings.batch_target_s
-    ):
+    follows = _may_follow(state, balancer, campaign)
+    if not follows and not _has_room(balancer, campaign) and not _has_plenty(balancer, campaign):
         return None
     for lane in list(itertools.islice(campaign.lanes, LANES_A_LOOK_MAX)):
         most = _allowed(state, campaign, lane.group, budget, now)
@@ -91,18 +91,19 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
         campaign.lanes[lane] = campaign.lanes.pop(lane)  # the others are looked at before it next time
     if campaign.ready:
         most_s = tail_s(balancer, campaign, now)
-        ahead = _has_plenty(balancer, campaign, state.settings.batch_target_s)
         if most_s < inf:
-            found = _pick(
-                balancer, campaign, now, ahead=ahead, accept=lambda worker: worker.seconds_a_message <= most_s
-            )
+            found = _pick(balancer, campaign, now, accept=lambda worker: worker.seconds_a_message <= most_s)
+            if found is None and follows:
+                found = _behind_another(balancer, campaign, now, most_s)
             if found is None and (slower := _pick(balancer, campaign, now)) is not None:
                 balancer.update(slower[0], now.mono)  # it stays free
                 state.looking[campaign.number] = campaign
                 campaign.tail_since = min(campaign.tail_since, now.mono)
                 return now.mono + TAIL_LOOK_S
         else:
-            found = _pick(balancer, campaign, now, ahead=ahead)
+            found = _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
+            if found is None and follows:
+                found = _behind_another(balancer, campaign, now)
         if found is None:
             return None
         campaign.tail_since = inf
@@ -132,8 +133,7 @@ def _worker_for(
 ) -> tuple[Worker, Choice] | None:
     tried = lane.tried
     if not tried:
-        ahead = _has_plenty(balancer, campaign, state.settings.batch_target_s)
-        return _pick(balancer, campaign, now, ahead=ahead)
+        return _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
     found = _pick(balancer, campaign, now, accept=lambda worker: worker.name not in tried)
     untried_until = campaign.lanes[lane][0].untried_until
     if found is None and (now.mono >= untried_until or not another(state, campaign, tried)):
@@ -163,14 +163,28 @@ def tail_s(balancer: Balancer, campaign: Campaign, now: Now) -> float:
     return seconds if now.mono <= campaign.tail_since + TAIL_WAIT * seconds else inf
 
 
-def _has_plenty(balancer: Balancer, campaign: Campaign, target_s: float) -> bool:
+def _has_plenty(balancer: Balancer, campaign: Campaign) -> bool:
     """It may send ahead of connections. Only while there is plenty: what waits inside a worker can't go to
     one that is free earlier."""
+    return campaign.unfinished > balancer.connections(campaign.options.pool) * _PLENTY_A_CONNECTION
+
+
+def _may_follow(state: State, balancer: Balancer, campaign: Campaign) -> bool:
+    """Whether there are far servers, and it has enough left to give their connections a second batch."""
     pool = campaign.options.pool
-    plenty: float = balancer.connections(pool) * PLENTY_BATCHES * limits.BATCH_MESSAGES_MAX
-    if (speed := balancer.speed(pool)) > 0:  # of slow servers, batches are smaller
-        plenty = min(plenty, speed * PLENTY_BATCHES * target_s)
-    return campaign.unfinished > plenty
+    if not balancer.begun(pool):
+        return False
+    return campaign.unfinished > _FOLLOWING_BATCHES * state.settings.batch_target_s * balancer.speed(pool)
+
+
+def _behind_another(
+    balancer: Balancer, campaign: Campaign, now: Now, most_s: float = inf
+) -> tuple[Worker, Choice] | None:
+    """A far worker, on one of whose connections a batch waits for its answers only."""
+    return _pick(
+        balancer, campaign, now, ahead=True,
+        accept=lambda worker: worker.begun > 0 and worker.seconds_a_message <= most_s,
+    )  # fmt: skip
 
 
 def _pick(
