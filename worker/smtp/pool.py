@@ -24,19 +24,16 @@ from worker.smtp.connection import Batch, Connection
 from worker.smtp.outcome import Cause, Result, Stage, beside_others, failure, turned_away
 from worker.smtp.progress import Progress
 from worker.smtp.slots import Slots
+from worker.smtp.spare import Spare
 from worker.smtp.tls import tls_context
 from worker.smtp.turn import Turn
 from worker.smtp.watcher import Watcher
 
 RECONNECTS_MAX = 2
 """New connections in a row that may end before they finish a message, in one batch."""
-SWEEP_S = 1.0
-"""How often idle connections are looked at."""
 UNDECIDED_S = 1.0
 """How long the batch of a refused connection waits to hear whether others that are being made fare better. A
 server that has enough of us may refuse before it greets: it mustn't look like one that is dead."""
-ROOMY_S = 2.0
-"""A connection that has owed its answers for so long may be stuck: no batch follows on it."""
 WORKS_S = 60.0
 """A connection on which nothing has moved for so long is no sign that the server works. Longer than most
 connections take to fail, shorter than the time-outs of an answer."""
@@ -54,18 +51,14 @@ class Pool:
         self._tls = tls_context(config)
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
-        self._idle: list[tuple[Connection, float]] = []  # and since when; the last one is used first
-        self._roomy: dict[Connection, float] = {}
-        """Another batch may follow on them, and since when, in order."""
-        self._promised: set[Connection] = set()  # given to a batch that hasn't got so far, or told to quit
+        self._spare = Spare(config.idle_s)
         self._connections: set[Connection] = set()  # open or opening
         self._established: set[Connection] = set()  # of these, those past their handshake
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._sweep_s = min(SWEEP_S, config.idle_s / 4)
         self._turn = Turn(self._loop)
-        self._wanting: deque[asyncio.Future[Connection | Result]] = deque()  # batches without a connection
         self._dials: set[asyncio.Task[None]] = set()
-        self._undecided: deque[Result] = deque()  # refusals that are one of a batch in _wanting each
+        self._undecided: deque[Result] = (
+            deque()
+        )  # refusals that are one of a batch that wants a connection each
         self._decider: asyncio.TimerHandle | None = None
         self._is_closing = False
 
@@ -81,9 +74,9 @@ class Pool:
         self._drop_dials()
 
     def _follow(self, limit: int) -> None:
-        self._quit_idle(max(0, len(self._established) - limit))
+        self._spare.quit(max(0, len(self._established) - limit))
         is_rise, self._slots.limit = limit > self._slots.limit, limit
-        if is_rise and self._wanting and not self._is_closing:
+        if is_rise and self._spare.wanted and not self._is_closing:
             self._dial_for_all()
 
     def set_max(self, max_connections: int) -> None:
@@ -134,7 +127,7 @@ class Pool:
 
     def close_idle(self) -> None:
         """Says QUIT on each connection that no batch uses."""
-        self._quit_idle(len(self._idle))
+        self._spare.quit(len(self._spare))
 
     def abort(self) -> None:
         """Ends every connection now: messages whose last byte is out become `unknown`."""
@@ -147,7 +140,7 @@ class Pool:
         self._is_closing = True
         self._slots.open()
         self._decide()
-        while self._answer(_STOPS):
+        while self._spare.answer(_STOPS):
             pass
         for dial in self._dials:
             dial.cancel()
@@ -207,57 +200,37 @@ class Pool:
     def _has_room(self, connection: Connection, batch: Batch) -> None:
         if self._is_closing or len(self._established) > self.limit:
             return
-        if not self._answer(connection):
-            self._roomy[connection] = self._loop.time()
+        self._spare.give_roomy(connection)
         assert isinstance(batch, Progress)
         self._release(batch)
         if batch.makes_room is not None:
             batch.makes_room()
 
     async def _keep(self, connection: Connection) -> None:
-        if connection.is_used or connection in self._promised or connection.closed is not None:
-            return  # another batch has it by now
-        if any(kept is connection for kept, _ in self._idle):
-            return  # two batches on it have ended at once
-        self._roomy.pop(connection, None)
+        if connection.is_used or connection.closed is not None or self._spare.is_anybodys(connection):
+            return
         if connection.is_worn or self._is_closing or len(self._established) > self.limit:
-            self._promised.add(connection)
+            self._spare.promise(connection)
             connection.quit()
             # The server counts it until it is gone: a new one might be one too many.
             await asyncio.wait([connection.gone])
             return
-        self._give(connection)
+        self._spare.give(connection)
 
     # -- getting a connection -----------------------------------------------------------------
 
     async def _connection(self) -> Connection | Result:
         """An idle one, a new one, or one that another batch has done with: the first there is. Or why
         there is none."""
-        if self._idle:
-            return self._idle.pop()[0]
-        if self._roomy and self.open >= self.limit:
-            connection, since = next(iter(self._roomy.items()))
-            del self._roomy[connection]
-            if since > self._loop.time() - ROOMY_S:
-                return connection
-        wanted: asyncio.Future[Connection | Result] = self._loop.create_future()
-        self._wanting.append(wanted)
+        if (spare := self._spare.take(roomy=self.open >= self.limit)) is not None:
+            return spare
+        wanted = self._spare.want()
         self._dial_for_all()
-        try:
-            found = await wanted
-        except asyncio.CancelledError:
-            if wanted.done() and not wanted.cancelled() and isinstance(found := wanted.result(), Connection):
-                self._promised.discard(found)
-                if not found.is_used and found.closed is None:
-                    self._give(found)
-            raise
-        if isinstance(found, Connection):
-            self._promised.discard(found)
-        return found
+        return await self._spare.wait(wanted)
 
     def _dial_for_all(self) -> None:
         """A connection is made for each batch that wants one, as far as the limit goes."""
-        wanting = sum(not wanted.done() for wanted in self._wanting) - len(self._undecided)
+        wanting = self._spare.wanted - len(self._undecided)
         while len(self._dials) < wanting and self.open < self.limit:
             connection = Connection(
                 self.config, self._tls, turn=self._turn, on_gone=self._forget, on_room=self._has_room
@@ -282,7 +255,7 @@ class Pool:
         if self._is_closing or len(self._established) > self.limit:
             connection.quit()
         else:
-            self._give(connection)
+            self._spare.give(connection)
         self._decide()
 
     def _refused(self, refusal: Result) -> None:
@@ -305,36 +278,14 @@ class Pool:
             refusal = self._noted(refusal)
             if self._watcher is not None:
                 self._watcher.closed(0, refusal)
-            self._answer(refusal)
+            self._spare.answer(refusal)
 
     def _dialled(self, connection: Connection, dial: asyncio.Task[None]) -> None:
         self._dials.discard(dial)
         if dial.cancelled():
             connection.abandon()  # it may have been cancelled before its first step
         elif (error := dial.exception()) is not None:
-            for wanted in self._wanting:  # a bug: whoever waits for this one would wait for ever
-                if not wanted.done():
-                    wanted.set_exception(error)
-            self._wanting.clear()
-
-    def _answer(self, found: Connection | Result) -> bool:
-        """Gives it to the batch that has waited longest. False where none waits."""
-        while self._wanting:
-            wanted = self._wanting.popleft()
-            if not wanted.done():
-                wanted.set_result(found)
-                if isinstance(found, Connection):
-                    self._promised.add(found)
-                return True
-        return False
-
-    def _give(self, connection: Connection) -> None:
-        """To a batch that wants one, or it is kept."""
-        if self._answer(connection):
-            return
-        self._idle.append((connection, self._loop.time()))
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_later(self._sweep_s, self._sweep)
+            self._spare.fail(error)  # a bug: whoever waits for this one would wait for ever
 
     # -- what the server takes ----------------------------------------------------------------
 
@@ -370,33 +321,15 @@ class Pool:
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
-        self._roomy.pop(connection, None)
-        self._promised.discard(connection)
+        self._spare.forget(connection)
         if self._watcher is not None and connection in self._established:
             reason = connection.closed.reason if connection.closed is not None else None
             self._watcher.closed(connection.messages, self._seen(reason) if reason is not None else None)
         self._established.discard(connection)
-        if self._wanting and not self._is_closing:
+        if self._spare.wanted and not self._is_closing:
             self._dial_for_all()
 
     def _drop_dials(self) -> None:
         """Not where refusals lowered the limit: the others that are being made tell if it is too low."""
         for dial in list(self._dials)[: max(0, self.open - self.limit)]:
             dial.cancel()
-
-    def _quit_idle(self, count: int) -> None:
-        for connection, _ in self._idle[:count]:
-            connection.quit()
-        del self._idle[:count]
-
-    def _sweep(self) -> None:
-        now = self._loop.time()
-        kept = []
-        for connection, since in self._idle:
-            if now - since >= self.config.idle_s or connection.is_worn:
-                connection.quit()
-            else:
-                kept.append((connection, since))
-        self._idle = kept
-        self._sweeper = self._loop.call_later(self._sweep_s, self._sweep) if kept else None
