@@ -211,6 +211,7 @@ def _size(state: State, balancer: Balancer, worker: Worker, campaign: Campaign, 
         left,
         balancer.connections(pool),
         balancer.speed(pool),
+        pacing.FAR_BATCH_MIN if worker.begun else 1,
     )
     size = min(size, most)
     return size if worker.bucket is None else worker.bucket.available(now.mono, size)
