@@ -31,6 +31,7 @@ from worker.upstream import Upstream
 from worker.vocabulary import (
     EXIT_LOG,
     EXIT_UNFINISHED,
+    BatchBegun,
     BatchEnded,
     Command,
     DrainAsked,
@@ -157,11 +158,14 @@ class Worker:
 
     def _flush_log(self) -> None:
         self._flush_scheduled = False
+        self._write_log()
+        self._handle(Flushed())
+
+    def _write_log(self) -> None:
         try:
             self.log.flush()
         except OutcomeLogError as error:
-            self._handle(LogFailed(str(error)))
-        self._handle(Flushed())
+            self.log_failed(error)
 
     async def _run_batch(self, held: Held) -> None:
         template = self._templates.use(held.campaign)
@@ -170,7 +174,7 @@ class Worker:
         else:
             await template.compiled()
         batch = self._batch_run if self._dkim is None else self._dkim.signed(self._batch_run)
-        await self._pool.run(batch(held, template))
+        await self._pool.run(batch(held, template), lambda: self._handle(BatchBegun(held.number)))
         if self._stopped.done():
             return  # `_close` has taken over
         if self.hears_sent:
@@ -202,10 +206,7 @@ class Worker:
         """Where mail flows, each turn's begun contents take the answers into the file with them."""
         self._note_scheduled = False
         if self.log.writes == self._writes_seen:
-            try:
-                self.log.flush()
-            except OutcomeLogError as error:
-                self._handle(LogFailed(str(error)))
+            self._write_log()
         elif self.log.has_unwritten:
             self.noted()  # they came after that write
         self._set_timer()  # there is something to report, and the more the sooner

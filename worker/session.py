@@ -25,6 +25,7 @@ from worker.vocabulary import (
     ENDINGS,
     EXIT_UNFINISHED,
     AgentSaid,
+    BatchBegun,
     BatchEnded,
     Command,
     DrainAsked,
@@ -83,6 +84,9 @@ class Session:
         self._drain_timeout_s = drain_timeout_s
         self._waiting: deque[Held] = deque()
         self._running = 0
+        """Of those that were started, the ones that aren't `all_begun`."""
+        self._all_begun = self._all_begun_most = 0
+        """Now, and at most since the last heartbeat."""
         self._ended: dict[int, None] = {}
         self._last_batch = 0
 
@@ -153,6 +157,8 @@ class Session:
                 self._receive(event, now, out)
             case BatchEnded():
                 self._batch_ended(event.batch)
+            case BatchBegun():
+                self._batch_begun(event.batch)
             case Flushed():
                 if self._reporting:
                     out += [SendOutcomes(report) for report in self._reporter.take(now.mono)]
@@ -291,8 +297,19 @@ class Session:
         held = self.batches[number]
         assert held.running, number
         assert not held.on_wire, held.on_wire
-        self._running -= 1
+        if held.all_begun:
+            self._all_begun -= 1
+        else:
+            self._running -= 1
         self._forget(held)
+
+    def _batch_begun(self, number: int) -> None:
+        held = self.batches[number]
+        if not held.all_begun:
+            held.all_begun = True
+            self._all_begun += 1
+            self._all_begun_most = max(self._all_begun_most, self._all_begun)
+            self._running -= 1
 
     def _forget(self, held: Held) -> None:
         del self.batches[held.number]
@@ -367,7 +384,8 @@ class Session:
         if self._welcomed:
             self._flush = True  # for what was confirmed, which nothing else is in a hurry to write down
             self._lease.heartbeat_sent(self._number, mono)
-            out.append(SendHeartbeat(self._number, self._last_batch, self._state, self._agent.weight))
+            begun, self._all_begun_most = self._all_begun_most, self._all_begun
+            out.append(SendHeartbeat(self._number, self._last_batch, self._state, self._agent.weight, begun))
             return
         self._hello = self._number
         self._hellos += 1

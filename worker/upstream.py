@@ -56,7 +56,7 @@ class Upstream:
         heartbeat = messages.Heartbeat(
             command.number, busy=self.pool.busy, open=self.pool.open, external=self._others.count,
             limit=self.pool.limit, last_batch=command.last_batch, state=command.state, weight=command.weight,
-            wall=wall,
+            wall=wall, begun=command.begun,
         )  # fmt: skip
         self._others.read()
         return heartbeat

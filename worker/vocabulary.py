@@ -34,7 +34,7 @@ CUT_OFF: frozenset[Ending | None] = frozenset({"conflict", "protocol", "forbidde
 class Held:
     """A batch that is here. Its messages are taken one by one, in order."""
 
-    __slots__ = ("campaign", "items", "number", "on_wire", "revoked", "running", "taken")
+    __slots__ = ("all_begun", "campaign", "items", "number", "on_wire", "revoked", "running", "taken")
 
     def __init__(self, number: int, campaign: int, items: Sequence[BatchItem]) -> None:
         self.number = number
@@ -44,6 +44,8 @@ class Held:
         self.on_wire: dict[int, BatchItem] = {}
         """Messages that were taken and have no outcome, by index."""
         self.running = False
+        self.all_begun = False
+        """It runs, and needs no connection to begin anything: another batch may follow on its own."""
         self.revoked = False
 
     def take(self) -> BatchItem | None:
@@ -95,6 +97,13 @@ class Flushed:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchBegun:
+    """All of a started batch is on its way to a far server: another one may start behind it."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchEnded:
     """Each message of a started batch has its outcome."""
 
@@ -132,7 +141,16 @@ class AgentSaid:
 
 
 Event: TypeAlias = (
-    Received | Unsent | Tick | Flushed | BatchEnded | DrainAsked | LogFailed | LimitChanged | AgentSaid
+    Received
+    | Unsent
+    | Tick
+    | Flushed
+    | BatchBegun
+    | BatchEnded
+    | DrainAsked
+    | LogFailed
+    | LimitChanged
+    | AgentSaid
 )
 
 
@@ -156,6 +174,8 @@ class SendHeartbeat:
     last_batch: int
     state: ServerWord = "ready"
     weight: int | None = None
+    begun: int = 0
+    """The most batches at once since the last one of which all was on its way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ class _Sum(NamedTuple):
     connections: int = 0
     used: int = 0
     speed: float = 0.0
+    begun: int = 0
 
 
 class Balancer:
@@ -153,6 +154,7 @@ class Balancer:
         self._connections: defaultdict[Tag, int] = defaultdict(int)
         self._used: defaultdict[Tag, int] = defaultdict(int)
         self._speed: defaultdict[Tag, float] = defaultdict(float)
+        self._begun: defaultdict[Tag, int] = defaultdict(int)
         self._later: list[tuple[float, int, int, Worker]] = []
         """A heap: workers that wait for a token of their server's rate or for the end of a pause."""
 
@@ -165,6 +167,10 @@ class Balancer:
     def speed(self, tag: Tag = None) -> float:
         """Messages a second that they send when all are used, as far as it is known; 0: not known."""
         return self._speed[tag]
+
+    def begun(self, tag: Tag = None) -> int:
+        """Batches at once that wait for far servers' answers only, as their workers told last."""
+        return self._begun[tag]
 
     def reserve(self, tag: Tag = None) -> int:
         """Connections that only urgent campaigns may use."""
@@ -232,7 +238,9 @@ class Balancer:
         if worker.in_flight < limit:
             orders = self._free
         elif (
-            not breaker.failures and limit == worker.limit and worker.in_flight < limit + batches_ahead(limit)
+            not breaker.failures
+            and limit == worker.limit
+            and worker.in_flight < limit + batches_ahead(worker)
         ):
             orders = self._full
         else:
@@ -248,7 +256,8 @@ class Balancer:
         after = _Sum()
         if limit:
             speed = limit / worker.seconds_a_message if worker.seconds_a_message > 0 else 0.0
-            after = _Sum((None, *worker.pools), limit, min(limit, worker.in_flight), speed)
+            tags, used = (None, *worker.pools), min(limit, worker.in_flight)
+            after = _Sum(tags, limit, used, speed, worker.begun)
         if after == before and worker.name in self._sums:
             return
         self._sums[worker.name] = after
@@ -256,10 +265,12 @@ class Balancer:
             self._connections[tag] -= before.connections
             self._used[tag] -= before.used
             self._speed[tag] -= before.speed
+            self._begun[tag] -= before.begun
         for tag in after.tags:
             self._connections[tag] += after.connections
             self._used[tag] += after.used
             self._speed[tag] += after.speed
+            self._begun[tag] += after.begun
 
     def _blocked_until(self, worker: Worker, now: float) -> float:
         """When a pause is over, or its server's rate has a token; `now` or before: at once."""
@@ -332,6 +343,8 @@ class Balancer:
         return worker, Choice(worker.name, key, runner_up, runner_up_key)
 
 
-def batches_ahead(limit: int) -> int:
-    """Batches that it may have beyond its connections, so that none stands idle for a round trip."""
-    return max(1, limit // 4)
+def batches_ahead(worker: Worker) -> int:
+    """Batches that it may have beyond its connections, so that none stands idle for a round trip: to us, and
+    where its server is far away, to that."""
+    limit = worker.limit
+    return max(1, limit // 4, min(worker.begun, limit))

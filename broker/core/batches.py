@@ -36,9 +36,17 @@ def put_back(state: State, campaign: Campaign, message: Message, failed: Worker 
     state.awake[campaign.number] = campaign
 
 
+def batches_a_connection(worker: Worker) -> float:
+    """A far server's connection carries more than one: those that only wait for answers, and the next.
+    Waiting isn't work, so a batch's time is shared among them."""
+    following = min(worker.begun, worker.in_flight - worker.limit)
+    return 1.0 + max(0, following) / worker.limit
+
+
 def done(state: State, batch: Batch) -> None:
     """The batch has ended: what it tells of its server, and its connection is free."""
     worker = batch.worker
+    shared = batches_a_connection(worker)
     del state.batches[batch.number]
     del worker.batches[batch.number]
     if batch.journaled:
@@ -50,7 +58,7 @@ def done(state: State, batch: Batch) -> None:
         group.in_flight -= 1
         state.awake.update({campaign.number: campaign for campaign in group.wake(WOKEN_MAX)})
     if batch.outcomes:
-        seconds = (batch.ended_at - batch.began_at) / 1000
+        seconds = (batch.ended_at - batch.began_at) / 1000 / shared
         worker.seconds_a_message = pacing.pace(worker.seconds_a_message, seconds, batch.outcomes)
         if group is not None:
             group.seconds_a_message = pacing.pace(group.seconds_a_message, seconds, batch.outcomes)

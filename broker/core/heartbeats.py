@@ -25,6 +25,7 @@ def heartbeat(
     worker.lease_from = now.mono
     worker.busy, worker.open, worker.external = request.busy, request.open, request.external
     worker.reported_limit = request.limit
+    worker.begun = request.begun
     worker.in_flight_at_report = sum(1 for number in worker.batches if number <= request.last_batch)
     before = worker.state
     worker.own_state, worker.own_weight = request.state, request.weight

@@ -59,7 +59,7 @@ def stored(state: State, balancer: Balancer, event: BatchStored, now: Now) -> li
 def _may_leave(batch: Batch) -> bool:
     worker, campaign = batch.worker, batch.campaign
     stopped = campaign.phase is Phase.PAUSED or campaign.closed_as is not None or not batch.messages
-    if stopped or worker.state != "ready" or worker.in_flight > worker.limit + batches_ahead(worker.limit):
+    if stopped or worker.state != "ready" or worker.in_flight > worker.limit + batches_ahead(worker):
         return False  # its server may have asked for less, too
     return not worker.breaker.is_open or (worker.in_flight == 1 and len(batch.messages) == 1)
 

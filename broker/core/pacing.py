@@ -11,16 +11,21 @@ _EWMA_A_MESSAGE = 0.03
 """A batch of ten counts for a quarter, a single message for little: one alone says little of its server."""
 
 
+FAR_BATCH_MIN = 4
+"""For a far server. A message alone takes a round trip, and several in a pipeline hardly more: whoever gives
+it one at a time because one is slow never learns that."""
+
+
 def batch_size(
-    seconds_a_message: float, target_s: float, left: int, connections: int, speed: float = 0.0
+    seconds_a_message: float, target_s: float, left: int, connections: int, speed: float = 0.0, least: int = 1
 ) -> int:
-    """Messages for one batch: about `target_s` of work, fewer towards the end of a campaign.
+    """Messages for one batch: about `target_s` of work or `least`, fewer towards the end of a campaign.
 
     The end is guided self-scheduling (Polychronopoulos and Kuck, 1987): no batch takes longer than half of
     the time in which all `connections`, which together send `speed` messages a second, would be done with
     what is `left`. So the slowest server doesn't hold the last batch.
     """
-    size = int(target_s / seconds_a_message) if seconds_a_message > 0 else _FIRST_BATCH
+    size = max(least, int(target_s / seconds_a_message)) if seconds_a_message > 0 else _FIRST_BATCH
     if speed > 0 and seconds_a_message > 0:
         fair = ceil(left / (2 * speed * seconds_a_message))
     else:

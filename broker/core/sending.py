@@ -21,6 +21,8 @@ from evenpost.runtime.clock import Now
 from evenpost.wire import limits
 
 _PLENTY_A_CONNECTION = 4 * limits.BATCH_MESSAGES_MAX
+_FOLLOWING_BATCHES = 4
+"""While there is as much left for each connection, batches may follow on a far server's connections."""
 TAIL_WAIT = 3.0
 """For so many times `tail_s` the end of a campaign waits for a faster server: others may keep those busy."""
 TAIL_LOOK_S = 0.05
@@ -73,7 +75,8 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
         budget = campaign.bucket.available(now.mono, budget)
         if not budget:
             return campaign.bucket.next_at(now.mono)
-    if not _has_room(balancer, campaign) and not _has_plenty(balancer, campaign):
+    follows = _may_follow(state, balancer, campaign)
+    if not follows and not _has_room(balancer, campaign) and not _has_plenty(balancer, campaign):
         return None
     for lane in list(itertools.islice(campaign.lanes, LANES_A_LOOK_MAX)):
         most = _allowed(state, campaign, lane.group, budget, now)
@@ -90,6 +93,8 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
         most_s = tail_s(balancer, campaign, now)
         if most_s < inf:
             found = _pick(balancer, campaign, now, accept=lambda worker: worker.seconds_a_message <= most_s)
+            if found is None and follows:
+                found = _behind_another(balancer, campaign, now, most_s)
             if found is None and (slower := _pick(balancer, campaign, now)) is not None:
                 balancer.update(slower[0], now.mono)  # it stays free
                 state.looking[campaign.number] = campaign
@@ -97,6 +102,8 @@ def _next(state: State, balancer: Balancer, campaign: Campaign, now: Now) -> _Gi
                 return now.mono + TAIL_LOOK_S
         else:
             found = _pick(balancer, campaign, now, ahead=_has_plenty(balancer, campaign))
+            if found is None and follows:
+                found = _behind_another(balancer, campaign, now)
         if found is None:
             return None
         campaign.tail_since = inf
@@ -162,6 +169,24 @@ def _has_plenty(balancer: Balancer, campaign: Campaign) -> bool:
     return campaign.unfinished > balancer.connections(campaign.options.pool) * _PLENTY_A_CONNECTION
 
 
+def _may_follow(state: State, balancer: Balancer, campaign: Campaign) -> bool:
+    """Whether there are far servers, and it has enough left to give their connections a second batch."""
+    pool = campaign.options.pool
+    if not balancer.begun(pool):
+        return False
+    return campaign.unfinished > _FOLLOWING_BATCHES * state.settings.batch_target_s * balancer.speed(pool)
+
+
+def _behind_another(
+    balancer: Balancer, campaign: Campaign, now: Now, most_s: float = inf
+) -> tuple[Worker, Choice] | None:
+    """A far worker, on one of whose connections a batch waits for its answers only."""
+    return _pick(
+        balancer, campaign, now, ahead=True,
+        accept=lambda worker: worker.begun > 0 and worker.seconds_a_message <= most_s,
+    )  # fmt: skip
+
+
 def _pick(
     balancer: Balancer, campaign: Campaign, now: Now, *, ahead: bool = False, accept: Accept | None = None
 ) -> tuple[Worker, Choice] | None:
@@ -186,6 +211,7 @@ def _size(state: State, balancer: Balancer, worker: Worker, campaign: Campaign, 
         left,
         balancer.connections(pool),
         balancer.speed(pool),
+        pacing.FAR_BATCH_MIN if worker.begun else 1,
     )
     size = min(size, most)
     return size if worker.bucket is None else worker.bucket.available(now.mono, size)

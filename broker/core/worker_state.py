@@ -53,6 +53,8 @@ class Worker:
     busy: int = 0
     open: int = 0
     external: int = 0
+    begun: int = 0
+    """Batches at once that wait for a far server's answers only: others can follow behind them."""
     in_flight_at_report: int = 0
     heard_at: float = 0.0
     """Any traffic."""

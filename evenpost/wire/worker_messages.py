@@ -88,6 +88,9 @@ class Heartbeat(Message, frozen=True):
     """What its server's agent says; None: as in the hello."""
     wall: Count = 0
     """Its wall clock (ms) when it wrote this, so that the broker can say whose is wrong; 0: not said."""
+    begun: Count = 0
+    """The most batches at once, since the heartbeat before, of which all was on its way to a far server: as
+    many can follow on their connections before the answers are in."""
 
 
 class HeartbeatAck(Message, frozen=True):

@@ -46,11 +46,12 @@ BENCHES = {
         {"ratio", "broker_us", "idle_cores", "costs"},
     ),
     "tls": (["--messages", "500", "--rounds", "1"], {"added_us", "handshake_us", "costs"}),
+    "wan": (["--delays", "5", "--seconds", "1", "--rounds", "1", "--server", "smtp-sink"], {"smtp-sink_5"}),
     "restart": (["--messages", "20000"], {"seconds", "filled_s"}),
     "trace": (["--messages", "20000"], {"median_ms", "journal_mb"}),
 }
 """Pressure and profile are below."""
-NEED_POSTFIX = {"dkim", "throughput", "throughput --curve", "hostile", "submit", "profile"}
+NEED_POSTFIX = {"dkim", "throughput", "throughput --curve", "hostile", "submit", "profile", "wan"}
 
 
 def need_postfix(name: str) -> None:

@@ -20,7 +20,7 @@ NO_SECRET = Secret()
 
 DISCARDABLE = frozenset({"CHUNKING", "PIPELINING", "SIZE", "SMTPUTF8"})
 """Extensions that can be left alone. For STARTTLS there is `tls`, for AUTH `auth`."""
-PIPELINE_DEPTH = 4
+PIPELINE_DEPTH = 5
 """The least with which a server 50 ms away gets 12 times what smtp-source brings it (docs/performance.md)."""
 
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol, assert_never, cast
@@ -27,6 +28,10 @@ TICK_S = 1.0
 """How often time-outs are looked at: they are minutes long, and a timer a message would cost."""
 
 
+FAR_S = 0.01
+"""A round trip from which on it is worth not to wait for a batch's last answers before the next one begins.
+Nearer, that is a small part of a batch's 200 ms; and a batch that has a connection to itself can't get stuck
+behind another's message that isn't answered."""
 HOLDS_MAX = 3
 """Turns that a content waits for bytes that are there and not read yet: the loop reads them in the next."""
 
@@ -76,6 +81,28 @@ class Batch(Protocol):
         """What became of a message."""
 
 
+class _Run:
+    """A batch on a connection."""
+
+    __slots__ = ("all_begun", "batch", "closed", "ended", "is_broken", "is_early", "open", "unsent")
+
+    def __init__(self, batch: Batch, ended: asyncio.Future[None]) -> None:
+        self.batch = batch
+        self.ended = ended
+        """For who awaits it."""
+        self.all_begun = False
+        self.is_early = False
+        """Its next message isn't ready; it wakes us."""
+        self.is_broken = False
+        """It raised, and is told nothing more."""
+        self.open = 0
+        """Messages that were begun and have no result."""
+        self.closed: Closed | None = None
+        """How the connection ended under it."""
+        self.unsent: tuple[Envelope, ...] = ()
+        """What its end left of it."""
+
+
 class Connection(asyncio.Protocol):
     """One connection to one server. `open` it, `send_batch` any number of times, `close` it."""
 
@@ -86,22 +113,25 @@ class Connection(asyncio.Protocol):
         *,
         turn: Turn | None = None,
         on_gone: Callable[["Connection"], None] | None = None,
+        on_room: Callable[["Connection", Batch], None] | None = None,
     ) -> None:
         """`tls` is `tls_context(config)`, which takes a while: make it once a server. `turn` is shared with
         the owner's other connections.
 
-        `on_gone` is called when the connection has ended, however that came.
+        `on_gone` is called when the connection has ended, however that came. `on_room` is called when all of
+        a batch has been begun and answers are still out, if those are `FAR_S` away: the next may follow it.
         """
         self._config = config
         self._tls = tls or tls_context(config)
         self._on_gone = on_gone
+        self._on_room = on_room
         self._loop = asyncio.get_running_loop()
         self._turn = turn or Turn(self._loop)
         self._client = SmtpClient(config)
         self._transport: asyncio.Transport | None = None
-        self._batch: Batch | None = None
-        self._batch_exhausted = False
-        self._is_early = False  # the batch's next message isn't ready; it wakes us
+        self._runs: deque[_Run] = deque()  # in the order of their answers; only the last has more to begin
+        self._left: list[_Run] = []  # those that were on it when it ended
+        self._called: _Run | None = None  # whose batch is being asked or told
         self._wanted: Envelope | None = None  # its content is asked for at the end of the turn
         self._content: WireContent | None = None  # of _wanted, until it is written
         self._loaded: list[tuple[Envelope, WireContent]] = []  # whole messages, until they are written
@@ -110,9 +140,11 @@ class Connection(asyncio.Protocol):
         self.fd = -1
         self._holds = 0  # turns that it has waited to load because of that
         self._is_held = False
-        self._waiter: asyncio.Future[None] | None = None  # who awaits open or send_batch
+        self._waiter: asyncio.Future[None] | None = None  # who awaits open
         self._tls_wanted = False
         self._paused = False
+        self._round_trip_s = float("inf")  # the shortest before Ready, when each command waits for its answer
+        self._asked_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._progress_seen = 0
         self._progress_at = self._loop.time()
@@ -139,24 +171,32 @@ class Connection(asyncio.Protocol):
         return self.closed.reason if self.closed is not None else None
 
     async def send_batch(self, batch: Batch) -> Closed | None:
-        """Sends until the batch has no more or the connection is worn; None: it is still good.
+        """Sends until the batch has no more, or the connection is worn, and all that was begun is answered.
+        None: the connection is still good. May be called while others of its batches are being answered.
 
         Closed: it ended, and its `unsent` messages have got no result; all others have theirs.
         """
         if self.closed is not None:
             return Closed(self.closed.reason, ())
-        self._batch = batch
-        self._batch_exhausted = self._is_early = False
-        self._waiter = self._loop.create_future()
+        if self._current is not None:
+            raise RuntimeError("send_batch while another one has more to begin")
+        self._runs.append(run := _Run(batch, self._loop.create_future()))
         try:
             self._pump()
-            await self._waiter
+            await run.ended
         except BaseException:  # cancelled, or the batch raised
             self._fail(Cause.CANCELLED, "cancelled")
             raise
-        finally:
-            self._batch = self._waiter = None
-        return self.closed
+        return run.closed
+
+    def unsent_of(self, batch: Batch) -> tuple[Envelope, ...]:
+        """What its end left unsent of a batch that was cancelled."""
+        return next((run.unsent for run in self._left if run.batch is batch), ())
+
+    @property
+    def is_used(self) -> bool:
+        """A batch is on it."""
+        return bool(self._runs)
 
     @property
     def is_worn(self) -> bool:
@@ -286,6 +326,8 @@ class Connection(asyncio.Protocol):
         try:
             transport = self._transport
             unwritten = transport.get_write_buffer_size() if transport is not None else 0
+            if self._asked_at is not None and not self._client.is_ready:
+                self._round_trip_s = min(self._round_trip_s, self._loop.time() - self._asked_at)
             self._interpret(self._client.receive_data(data, unwritten))
         except Exception as error:  # noqa: BLE001  # the batch's own: for whoever awaits send_batch
             self._break(error)
@@ -314,8 +356,12 @@ class Connection(asyncio.Protocol):
         for event in events:
             match event:
                 case Completed():
-                    if self._batch is not None:
-                        self._batch.result(event.envelope, event.result)
+                    run = self._called = self._runs[0]
+                    run.open -= 1
+                    if not run.is_broken:
+                        run.batch.result(event.envelope, event.result)
+                    if not run.open and len(self._runs) > 1:
+                        self._finish(self._runs.popleft())
                 case ContentWanted():  # the last event but Closed: the server has nothing else to say
                     self._wanted = event.envelope
                     self._join()
@@ -341,7 +387,7 @@ class Connection(asyncio.Protocol):
         """For the turn. A reply that was there before the content is no answer to it; and to a server that
         has gone nothing is sent that would then be `unknown`."""
         self._has_joined = False
-        if self._batch is None or self.closed is not None:
+        if not self._runs or self.closed is not None:
             return 0  # it has ended since
         self._is_held = hears_more and self._holds < HOLDS_MAX
         if self._is_held:
@@ -351,31 +397,36 @@ class Connection(asyncio.Protocol):
         self._holds = 0
         try:
             if self._wanted is None:
-                self._load_messages(self._batch)
+                self._load_messages()
                 return len(self._loaded)
-            self._content = self._batch.content(self._wanted)
+            run = self._called = self._runs[0]
+            self._content = run.batch.content(self._wanted)
         except Exception as error:  # noqa: BLE001  # as above
             self._break(error)
         return 1
 
-    def _load_messages(self, batch: Batch) -> None:
+    def _load_messages(self) -> None:
         """As many as there is room for, so far as they fit into one write: they leave at once and whole."""
         client, room, left = self._client, self._client.room, WRITE_BYTES_MAX
-        if self._paused:
+        run = self._called = self._current
+        if self._paused or run is None:
             return
+        batch = run.batch
         while room > 0 and left > 0 and not self.is_worn:
-            envelope = self._next(batch)
+            envelope = self._next(run)
             if envelope is None:
                 return
             if (refusal := client.refusal(envelope)) is not None:
                 batch.result(envelope, refusal)
                 continue
             self.messages += 1
+            run.open += 1
             if envelope.size_bytes > CHUNK_BYTES_MAX:
                 self._large = envelope
                 return
             content = batch.content(envelope)
             if content is None:
+                run.open -= 1
                 batch.result(envelope, _GIVEN_UP)
             elif len(content) > CHUNK_BYTES_MAX:
                 self._large = envelope
@@ -387,26 +438,28 @@ class Connection(asyncio.Protocol):
 
     def depart(self) -> None:
         """For the turn."""
-        if self._batch is None or self.closed is not None or self._is_held:
+        if not self._runs or self.closed is not None or self._is_held:
             return
         try:
             if self._wanted is None:
-                self._send_messages(self._batch)
+                self._send_messages(self._runs[-1])
             else:
-                self._send_content(self._batch)
+                self._send_content(self._runs[0])
         except Exception as error:  # noqa: BLE001  # as above
             self._break(error)
 
-    def _send_messages(self, batch: Batch) -> None:
+    def _send_messages(self, run: _Run) -> None:
+        self._called = run
         loaded, self._loaded = self._loaded, []
         large, self._large = self._large, None
         client = self._client
         if loaded:
             try:
-                batch.before_write()
+                run.batch.before_write()
             except WithheldError:
+                run.open -= len(loaded)
                 for envelope, _ in loaded:
-                    batch.result(envelope, _GIVEN_UP)
+                    run.batch.result(envelope, _GIVEN_UP)
                 loaded = []
         for envelope, content in loaded:
             client.send_message(envelope, content)
@@ -414,11 +467,12 @@ class Connection(asyncio.Protocol):
             client.send_envelope(large)
         self._pump()
 
-    def _send_content(self, batch: Batch) -> None:
+    def _send_content(self, run: _Run) -> None:
+        self._called = run
         content, self._wanted, self._content = self._content, None, None
         if content is not None:
             try:
-                batch.before_write()
+                run.batch.before_write()
             except WithheldError:
                 content = None
         if content is None:
@@ -427,59 +481,76 @@ class Connection(asyncio.Protocol):
             self._client.send_content(content)
             self._pump()
 
+    @property
+    def _current(self) -> _Run | None:
+        """The one that has more to begin, as far as it is known."""
+        return self._runs[-1] if self._runs and not self._runs[-1].all_begun else None
+
     def _pump(self) -> None:
         """Asks the batch for what the core can take, and writes what there is."""
-        client, batch = self._client, self._batch
-        if batch is not None:
-            loads = False
-            if client.chunks:
-                loads = client.room > 0 and self._gives_more and not self.is_worn
-                if loads and not self._paused:
-                    self._join()
-            else:
-                while client.ready_for_envelope and self._gives_more and not self.is_worn:
-                    envelope = self._next(batch)
-                    if envelope is None:
-                        break
-                    if (refusal := client.send_envelope(envelope)) is None:
-                        self.messages += 1
-                        break  # one ahead
-                    batch.result(envelope, refusal)
-            if client.is_idle and not loads and not self._is_early and self._waiter is not None:
-                self._wake()
+        client, runs = self._client, self._runs
+        if runs:
+            loads, run = False, runs[-1]
+            if not run.all_begun:
+                self._called = run
+                if client.chunks:
+                    loads = client.room > 0 and not run.is_early and not self.is_worn
+                    if loads and not self._paused:
+                        self._join()
+                else:
+                    while client.ready_for_envelope and not run.is_early and not self.is_worn:
+                        envelope = self._next(run)
+                        if envelope is None:
+                            break
+                        if (refusal := client.send_envelope(envelope)) is None:
+                            self.messages += 1
+                            run.open += 1
+                            break  # one ahead
+                        run.batch.result(envelope, refusal)
+            while len(runs) > 1 and not runs[0].open:
+                self._finish(runs.popleft())
+            if client.is_idle and not loads and not run.is_early:
+                self._finish(runs.popleft())
                 return
         self._write()
 
-    def _next(self, batch: Batch) -> Envelope | None:
+    def _next(self, run: _Run) -> Envelope | None:
         """The batch's next message, if it has one and that is ready."""
-        envelope = batch.next()
-        if envelope is None:
-            self._batch_exhausted = True
-        elif isinstance(envelope, Later):
-            self._is_early = True
-            envelope.wake = partial(self._resume, batch)
+        envelope = run.batch.next()
+        if isinstance(envelope, Later):
+            run.is_early = True
+            envelope.wake = partial(self._resume, run)
             return None
+        if envelope is None:
+            self._begun(run)
         return envelope
 
-    @property
-    def _gives_more(self) -> bool:
-        """Whether the batch is worth asking."""
-        return not self._batch_exhausted and not self._is_early
-
-    def _resume(self, batch: Batch) -> None:
+    def _resume(self, run: _Run) -> None:
         """The batch has its next message."""
-        if batch is not self._batch:
+        if run not in self._runs:
             return  # it goes on elsewhere
-        self._is_early = False
+        run.is_early = False
         try:
             self._pump()
         except Exception as error:  # noqa: BLE001  # as above
             self._break(error)
 
+    def _begun(self, run: _Run) -> None:
+        """There is no more of it to begin."""
+        run.all_begun = True
+        if run.open and self._on_room is not None and self._round_trip_s >= FAR_S and not self.is_worn:
+            self._on_room(self, run.batch)
+
+    def _finish(self, run: _Run) -> None:
+        if not run.ended.done():
+            run.ended.set_result(None)
+
     def _write(self) -> None:
         client, transport = self._client, self._transport
+        if not client.is_ready:
+            self._asked_at = self._loop.time()
         while client.has_data_to_send and not self._paused and transport is not None:
-            if client.ends_content_next and self._batch is not None and not self._batch.may_end():
+            if client.ends_content_next and self._runs and not self._runs[0].batch.may_end():
                 self._break_off()
                 return
             transport.write(client.data_to_send())
@@ -519,11 +590,11 @@ class Connection(asyncio.Protocol):
 
     def _end(self, closed: Closed) -> None:
         """The core says that it is over: a last write, and hang up."""
-        if self._loaded or self._large is not None:
-            begun = [envelope for envelope, _ in self._loaded]
-            begun += [] if self._large is None else [self._large]
-            closed = Closed(closed.reason, (*closed.unsent, *begun))
+        begun = [envelope for envelope, _ in self._loaded]
+        if self._large is not None:
+            begun.append(self._large)
         self.closed = closed
+        self._part(deque((*closed.unsent, *begun)), closed.reason)
         self._wanted = self._content = self._large = None
         self._loaded.clear()
         self._cancel_timer()
@@ -534,12 +605,23 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._config.timeouts.quit, self._transport.abort)
         self._wake()
 
+    def _part(self, unsent: deque[Envelope], reason: Result | None) -> None:
+        """Each batch gets what is its own of what wasn't sent; all are in one order."""
+        self._left, self._runs = list(self._runs), deque()
+        for run in self._left:
+            run.unsent = tuple([unsent.popleft() for _ in range(min(run.open, len(unsent)))])
+            run.closed = Closed(reason, run.unsent)
+            self._finish(run)
+
     def _break(self, error: Exception) -> None:
-        """The batch raised: who awaits it gets the error."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
-        self._batch = None
+        """A batch raised: who awaits it gets the error."""
+        if (run := self._called) is not None:
+            run.is_broken = run.all_begun = True
+            if not run.ended.done():
+                run.ended.set_exception(error)
         self._fail(Cause.CANCELLED, f"the batch failed: {error!r}")
+        if self.closed is None:  # it raised while its end was being told
+            self._end(Closed(None, ()))
 
     def _set_gone(self) -> None:
         self._cancel_timer()

@@ -2,6 +2,10 @@
 
 The limit follows the server: what it says of each batch and each new connection goes to a ConcurrencyLimit.
 
+A batch in flight is a connection in use, with one exception: where the server is far away (FAR_S), the next
+batch follows on a connection as soon as all messages of the one before have been begun. Else a round trip
+would be lost between two batches.
+
 A batch isn't tied to the connection that is made for it: it takes whichever is there first, that one or one
 that another batch has done with. A server whose accept queue is full can leave a new connection without a
 greeting for minutes, and that must hold up nobody who has another way.
@@ -9,7 +13,7 @@ greeting for minutes, and that must hold up nobody who has another way.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import cast
@@ -20,14 +24,13 @@ from worker.smtp.connection import Batch, Connection
 from worker.smtp.outcome import Cause, Result, Stage, beside_others, failure, turned_away
 from worker.smtp.progress import Progress
 from worker.smtp.slots import Slots
+from worker.smtp.spare import Spare
 from worker.smtp.tls import tls_context
 from worker.smtp.turn import Turn
 from worker.smtp.watcher import Watcher
 
 RECONNECTS_MAX = 2
 """New connections in a row that may end before they finish a message, in one batch."""
-SWEEP_S = 1.0
-"""How often idle connections are looked at."""
 UNDECIDED_S = 1.0
 """How long the batch of a refused connection waits to hear whether others that are being made fare better. A
 server that has enough of us may refuse before it greets: it mustn't look like one that is dead."""
@@ -39,7 +42,7 @@ _STOPS = failure(Cause.CANCELLED, Stage.CONNECT, "the worker stops")
 
 
 class Pool:
-    """Runs batches, each over one connection at a time. A batch in flight is a connection in use."""
+    """Runs batches, each over one connection at a time."""
 
     def __init__(self, config: ServerConfig, *, watcher: Watcher | None = None) -> None:
         self.config = config
@@ -48,15 +51,14 @@ class Pool:
         self._tls = tls_context(config)
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
-        self._idle: list[tuple[Connection, float]] = []  # and since when; the last one is used first
+        self._spare = Spare(config.idle_s)
         self._connections: set[Connection] = set()  # open or opening
         self._established: set[Connection] = set()  # of these, those past their handshake
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._sweep_s = min(SWEEP_S, config.idle_s / 4)
         self._turn = Turn(self._loop)
-        self._wanting: deque[asyncio.Future[Connection | Result]] = deque()  # batches without a connection
         self._dials: set[asyncio.Task[None]] = set()
-        self._undecided: deque[Result] = deque()  # refusals that are one of a batch in _wanting each
+        self._undecided: deque[Result] = (
+            deque()
+        )  # refusals that are one of a batch that wants a connection each
         self._decider: asyncio.TimerHandle | None = None
         self._is_closing = False
 
@@ -72,9 +74,9 @@ class Pool:
         self._drop_dials()
 
     def _follow(self, limit: int) -> None:
-        self._quit_idle(max(0, len(self._established) - limit))
+        self._spare.quit(max(0, len(self._established) - limit))
         is_rise, self._slots.limit = limit > self._slots.limit, limit
-        if is_rise and self._wanting and not self._is_closing:
+        if is_rise and self._spare.wanted and not self._is_closing:
             self._dial_for_all()
 
     def set_max(self, max_connections: int) -> None:
@@ -98,20 +100,21 @@ class Pool:
         """Batches that have a slot."""
         return self._slots.taken
 
-    async def run(self, batch: Batch) -> None:
+    async def run(self, batch: Batch, makes_room: Callable[[], None] | None = None) -> None:
         """Sends a batch, waiting for a free slot first. Every message that `next` gave has its result
         when this returns, or is cancelled. When the server can't be used, or asks for less, the rest of
-        the batch is taken from `next` too, and is `not_sent`."""
-        progress = Progress(batch, self._seen)
+        the batch is taken from `next` too, and is `not_sent`.
+
+        `makes_room` is called when all of it is begun, and another batch may follow behind it: it needs no
+        slot any more."""
+        progress = Progress(batch, self._seen, makes_room)
         try:
-            await self._slots.take()
-            try:
-                reason = await self._send(progress)
-            finally:
-                self._slots.release()
+            reason = await self._send(progress)
         except asyncio.CancelledError:
             progress.give_back(failure(Cause.CANCELLED, Stage.CONNECT, "cancelled"))
             raise
+        finally:
+            self._release(progress)
         if reason is not None:
             progress.give_back(reason)
 
@@ -124,7 +127,7 @@ class Pool:
 
     def close_idle(self) -> None:
         """Says QUIT on each connection that no batch uses."""
-        self._quit_idle(len(self._idle))
+        self._spare.quit(len(self._spare))
 
     def abort(self) -> None:
         """Ends every connection now: messages whose last byte is out become `unknown`."""
@@ -137,7 +140,7 @@ class Pool:
         self._is_closing = True
         self._slots.open()
         self._decide()
-        while self._answer(_STOPS):
+        while self._spare.answer(_STOPS):
             pass
         for dial in self._dials:
             dial.cancel()
@@ -147,10 +150,14 @@ class Pool:
     async def _send(self, progress: Progress) -> Result | None:
         """None when the batch is done, else why it can't be."""
         stalled = 0
-        while progress.has_more():
+        while True:
+            if not progress.has_slot:
+                await self._slots.take()
+                progress.has_slot = True
+            if not progress.has_more():
+                break
             if self._is_closing:
                 return _STOPS
-            is_reused = bool(self._idle)
             connection = await self._connection()
             if isinstance(connection, Result):
                 return connection
@@ -158,22 +165,24 @@ class Pool:
             try:
                 closed = await connection.send_batch(progress)
             except asyncio.CancelledError:
-                if connection.closed is not None:
-                    progress.put_back(connection.closed.unsent)
+                progress.put_back(connection.unsent_of(progress))
                 raise
             if closed is None:
-                if progress.answered and not progress.throttled and not progress.has_more():
+                has_more = progress.has_more()
+                if progress.answered and not progress.throttled and not has_more:
                     self._batch_ended(throttled=False)
                 await self._keep(connection)
+                if not has_more:
+                    break
                 continue
             progress.put_back(closed.unsent)
             if progress.unknown:
                 return closed.reason  # the server takes mail and doesn't say so: no more of this batch
             if progress.results > results_before:
                 stalled = 0
-            elif not is_reused:  # the server may have closed an idle connection at any time
+            elif is_new:  # the server may have closed an idle connection at any time
                 stalled += 1
-                if is_new and closed.reason is not None:
+                if closed.reason is not None:
                     reason = self._noted(closed.reason)
                     if reason.scope == "throttled":
                         return reason
@@ -183,36 +192,49 @@ class Pool:
             self._batch_ended(throttled=True)
         return progress.throttled
 
+    def _release(self, progress: Progress) -> None:
+        if progress.has_slot:
+            progress.has_slot = False
+            self._slots.release()
+
+    def _has_room(self, connection: Connection, batch: Batch) -> None:
+        if self._is_closing or len(self._established) > self.limit:
+            return
+        self._spare.give_roomy(connection)
+        assert isinstance(batch, Progress)
+        self._release(batch)
+        if batch.makes_room is not None:
+            batch.makes_room()
+
     async def _keep(self, connection: Connection) -> None:
+        if connection.is_used or connection.closed is not None or self._spare.is_anybodys(connection):
+            return
         if connection.is_worn or self._is_closing or len(self._established) > self.limit:
+            self._spare.promise(connection)
             connection.quit()
             # The server counts it until it is gone: a new one might be one too many.
             await asyncio.wait([connection.gone])
             return
-        self._give(connection)
+        self._spare.give(connection)
 
     # -- getting a connection -----------------------------------------------------------------
 
     async def _connection(self) -> Connection | Result:
         """An idle one, a new one, or one that another batch has done with: the first there is. Or why
         there is none."""
-        if self._idle:
-            return self._idle.pop()[0]
-        wanted: asyncio.Future[Connection | Result] = self._loop.create_future()
-        self._wanting.append(wanted)
+        if (spare := self._spare.take(roomy=self.open >= self.limit)) is not None:
+            return spare
+        wanted = self._spare.want()
         self._dial_for_all()
-        try:
-            return await wanted
-        except asyncio.CancelledError:
-            if wanted.done() and not wanted.cancelled() and isinstance(found := wanted.result(), Connection):
-                self._give(found)
-            raise
+        return await self._spare.wait(wanted)
 
     def _dial_for_all(self) -> None:
         """A connection is made for each batch that wants one, as far as the limit goes."""
-        wanting = sum(not wanted.done() for wanted in self._wanting) - len(self._undecided)
+        wanting = self._spare.wanted - len(self._undecided)
         while len(self._dials) < wanting and self.open < self.limit:
-            connection = Connection(self.config, self._tls, turn=self._turn, on_gone=self._forget)
+            connection = Connection(
+                self.config, self._tls, turn=self._turn, on_gone=self._forget, on_room=self._has_room
+            )
             self._connections.add(connection)
             dial = self._loop.create_task(self._dial(connection), name="dial")
             self._dials.add(dial)
@@ -233,7 +255,7 @@ class Pool:
         if self._is_closing or len(self._established) > self.limit:
             connection.quit()
         else:
-            self._give(connection)
+            self._spare.give(connection)
         self._decide()
 
     def _refused(self, refusal: Result) -> None:
@@ -256,34 +278,14 @@ class Pool:
             refusal = self._noted(refusal)
             if self._watcher is not None:
                 self._watcher.closed(0, refusal)
-            self._answer(refusal)
+            self._spare.answer(refusal)
 
     def _dialled(self, connection: Connection, dial: asyncio.Task[None]) -> None:
         self._dials.discard(dial)
         if dial.cancelled():
             connection.abandon()  # it may have been cancelled before its first step
         elif (error := dial.exception()) is not None:
-            for wanted in self._wanting:  # a bug: whoever waits for this one would wait for ever
-                if not wanted.done():
-                    wanted.set_exception(error)
-            self._wanting.clear()
-
-    def _answer(self, found: Connection | Result) -> bool:
-        """Gives it to the batch that has waited longest. False where none waits."""
-        while self._wanting:
-            wanted = self._wanting.popleft()
-            if not wanted.done():
-                wanted.set_result(found)
-                return True
-        return False
-
-    def _give(self, connection: Connection) -> None:
-        """To a batch that wants one, or it is kept."""
-        if self._answer(connection):
-            return
-        self._idle.append((connection, self._loop.time()))
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_later(self._sweep_s, self._sweep)
+            self._spare.fail(error)  # a bug: whoever waits for this one would wait for ever
 
     # -- what the server takes ----------------------------------------------------------------
 
@@ -319,31 +321,15 @@ class Pool:
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self._idle = [(kept, since) for kept, since in self._idle if kept is not connection]
+        self._spare.forget(connection)
         if self._watcher is not None and connection in self._established:
             reason = connection.closed.reason if connection.closed is not None else None
             self._watcher.closed(connection.messages, self._seen(reason) if reason is not None else None)
         self._established.discard(connection)
-        if self._wanting and not self._is_closing:
+        if self._spare.wanted and not self._is_closing:
             self._dial_for_all()
 
     def _drop_dials(self) -> None:
         """Not where refusals lowered the limit: the others that are being made tell if it is too low."""
         for dial in list(self._dials)[: max(0, self.open - self.limit)]:
             dial.cancel()
-
-    def _quit_idle(self, count: int) -> None:
-        for connection, _ in self._idle[:count]:
-            connection.quit()
-        del self._idle[:count]
-
-    def _sweep(self) -> None:
-        now = self._loop.time()
-        kept = []
-        for connection, since in self._idle:
-            if now - since >= self.config.idle_s or connection.is_worn:
-                connection.quit()
-            else:
-                kept.append((connection, since))
-        self._idle = kept
-        self._sweeper = self._loop.call_later(self._sweep_s, self._sweep) if kept else None

@@ -12,11 +12,17 @@ class Progress:
     """A batch for a connection: what came back from an earlier one is given out first, and nothing more once
     the server has asked for less."""
 
-    def __init__(self, batch: Batch, seen: Callable[[Result], Result]) -> None:
-        """`seen` says what a result means in the light of the other connections."""
+    def __init__(
+        self, batch: Batch, seen: Callable[[Result], Result], makes_room: Callable[[], None] | None = None
+    ) -> None:
+        """`seen` says what a result means in the light of the other connections. `makes_room` is for who
+        waits to hear that another batch may follow on this one's connection."""
         self._batch = batch
         self._seen = seen
+        self.makes_room = makes_room
         self._again: deque[Envelope] = deque()
+        self.has_slot = False
+        """It may use a connection to begin something."""
         self.results = 0
         self.unknown = False
         self.answered = False

@@ -2,7 +2,8 @@
 
 import pytest
 
-from broker.core.balancer import Balancer, load
+from broker.core.balancer import Balancer, batches_ahead, load
+from broker.core.batches import batches_a_connection
 from broker.core.settings import Settings
 from broker.core.state import Batch
 from broker.core.worker_state import Worker
@@ -179,6 +180,32 @@ def test_ahead_of_a_connection_only_when_asked_and_when_nobody_is_free() -> None
     give(full, 98)
     bench.update(full)
     assert bench.pick(ahead=True, accept=lambda w: w is full) is None  # a quarter of its connections, no more
+
+
+def test_behind_batches_that_wait_for_a_far_servers_answers_as_many_may_follow() -> None:
+    far = worker("far", 1, limit=4, in_flight=4)
+    assert batches_ahead(far) == 1
+    far.begun = 3
+    bench = Bench(far)
+    for number in range(3):
+        assert bench.pick(ahead=True) == "far"
+        give(far, 90 + number)
+        bench.update(far)
+    assert bench.pick(ahead=True) is None
+    far.begun = 1_000
+    assert batches_ahead(far) == 4, "never more than two a connection"
+
+
+def test_a_batch_that_shares_its_connection_is_no_slower_for_it() -> None:
+    far = worker("far", 1, limit=4, in_flight=4)
+    assert batches_a_connection(far) == 1.0
+    for number in range(4):
+        give(far, 90 + number)
+    assert batches_a_connection(far) == 1.0, "those wait in the worker"
+    far.begun = 2
+    assert batches_a_connection(far) == 1.5
+    far.begun = 1_000
+    assert batches_a_connection(far) == 2.0
 
 
 def test_connections_are_counted_without_a_scan() -> None:

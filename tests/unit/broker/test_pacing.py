@@ -18,6 +18,12 @@ def test_a_batch_is_about_the_target_of_work() -> None:
     assert pacing.batch_size(0.000_01, 0.2, 100_000_000, 10) == limits.BATCH_MESSAGES_MAX
 
 
+def test_a_far_server_gets_several_at_a_time_but_in_the_tail() -> None:
+    assert pacing.batch_size(0.5, 0.2, 100_000, 10, least=4) == 4
+    assert pacing.batch_size(0.01, 0.2, 100_000, 10, least=4) == 20
+    assert pacing.batch_size(0.5, 0.2, 21, 10, least=4) == 2
+
+
 def test_the_tail_is_shared_out_in_ever_smaller_parts() -> None:
     assert pacing.batch_size(0.001, 0.2, 100, 10) == 5
     assert pacing.batch_size(0.001, 0.2, 21, 10) == 2

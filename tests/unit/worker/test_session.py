@@ -16,6 +16,7 @@ from worker.vocabulary import (
     EXIT_PROTOCOL,
     EXIT_UNFINISHED,
     AgentSaid,
+    BatchBegun,
     BatchEnded,
     Command,
     DrainAsked,
@@ -539,3 +540,22 @@ def test_rows_of_an_earlier_run_are_not_mixed_with_those_of_this_one() -> None:
     assert len(game.rows) == 1
     game.receive(messages.OutcomesCommitted(2**32 + 1))
     assert len(game.rows) == 0
+
+
+def test_behind_a_batch_that_is_all_on_its_way_the_next_one_starts() -> None:
+    game = Game(max_connections=1)
+    game.welcome()
+    for number in (1, 2, 3):
+        game.receive(batch(number, 0, 1))
+    assert [held.running for held in game.session.batches.values()] == [True, False, False]
+    assert "StartBatch" in names(game.play(BatchBegun(1)))
+    assert names(game.play(BatchBegun(1))) == [], "it says so again after a lost connection"
+    game.sent(1, 0, 1)
+    assert "StartBatch" not in names(game.play(BatchEnded(1))), "the second has the connection"
+    assert "StartBatch" in names(game.play(BatchBegun(2)))
+    assert SendHeartbeat(2, 3, "ready", begun=1) in game.play(Tick(), at=1)
+    game.sent(2, 0, 1)
+    game.play(BatchEnded(2))
+    assert SendHeartbeat(3, 3, "ready", begun=1) in game.play(Tick(), at=2), "at most, since the last one"
+    game.receive(messages.HeartbeatAck(3), at=2.1)
+    assert SendHeartbeat(4, 3, "ready") in game.play(Tick(), at=3)
