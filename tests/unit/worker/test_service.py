@@ -145,7 +145,7 @@ async def test_a_batch_is_run_when_its_template_is_compiled(
         await asyncio.sleep(0)
         steps.append("compiled")
 
-    async def run(_: object) -> None:
+    async def run(*_: object) -> None:
         steps.append("runs")
         worker._signalled(signal.SIGTERM)
         worker._signalled(signal.SIGTERM)
