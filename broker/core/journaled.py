@@ -15,7 +15,7 @@ from broker.core.commands import AddBatch, Command, EndBatches, Persist, Raise, 
 from broker.core.events import BatchStored, StoredBatch
 from broker.core.groups import domain_of
 from broker.core.late import history
-from broker.core.message_state import Message, Stored, index_of
+from broker.core.message_state import INDEX_MASK, Message, Stored, index_of
 from broker.core.state import Batch, Campaign, Phase, State
 from evenpost.runtime.clock import Now
 
@@ -66,7 +66,8 @@ def _may_leave(batch: Batch) -> bool:
 
 def items_of(batch: Batch) -> list[tuple[int, int, str, bytes]]:
     """wire.BatchItem's fields of each of its messages."""
-    return [(index_of(m.id), m.attempts + 1, m.address, m.values) for m in batch.messages.values()]
+    mask = INDEX_MASK
+    return [(m.id & mask, m.attempts + 1, m.address, m.values) for m in batch.messages.values()]
 
 
 def ended(state: State) -> list[Command]:

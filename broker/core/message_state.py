@@ -4,9 +4,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+import msgspec
+
 from broker.core.groups import Group
 
 INDEX_BITS = 32
+INDEX_MASK = (1 << INDEX_BITS) - 1
 
 PlainAttempt = tuple[int, str, str, int, str]
 """wire.Attempt's fields: when it ended, worker, outcome, code, reply."""
@@ -18,7 +21,7 @@ def message_id(campaign: int, index: int) -> int:
 
 
 def index_of(id_: int) -> int:
-    return id_ & (1 << INDEX_BITS) - 1
+    return id_ & INDEX_MASK
 
 
 News = tuple[int, int, int, str, str, int, bytes | None]
@@ -74,9 +77,9 @@ class Page:
     """Its messages of which the journal doesn't know yet what became of them."""
 
 
-@dataclass(slots=True, eq=False)
-class Message:
-    """A message in memory: ready, or in flight in a batch."""
+class Message(msgspec.Struct, eq=False, gc=False):
+    """A message in memory: ready, or in flight in a batch. A struct: they come by the million, and one of
+    these is made in a fifth of the time of a dataclass."""
 
     id: int
     address: str

@@ -85,6 +85,12 @@ def fresh_read(state: State, event: FreshRead, now: Now) -> list[Command]:
     live, stale = state.live, campaign.settled_while_reading
     new: list[Message] = []
     for page, rows in zip(pages, event.rows, strict=True):
+        if keep and not stale and live.keys().isdisjoint([row[0] for row in rows]):
+            come = [Message(id_, address, values, attempts, page) for id_, address, values, attempts in rows]
+            live.update([(message.id, message) for message in come])
+            page.outstanding = len(come)
+            new += come
+            continue
         for id_, address, values, attempts in rows:
             if id_ in stale:
                 continue

@@ -10,7 +10,10 @@ from broker.core.state import Campaign, State
 
 def put(state: State, campaign: Campaign, messages: Iterable[Message]) -> None:
     """Messages that come from the journal, spread by their domains."""
-    plain = [message for message in messages if not _has_lane(state, campaign, message)]
+    if state.groups.all:
+        plain = [message for message in messages if not _has_lane(state, campaign, message)]
+    else:
+        plain = [m for m in messages if not (m.tried and _has_lane(state, campaign, m))]
     campaign.ready.extend(spread(plain))
 
 
