@@ -1,6 +1,8 @@
 """What workers report of messages, and what follows from it."""
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
 
 from broker.core import batches, campaigns
 from broker.core.balancer import Balancer, in_service
@@ -15,7 +17,7 @@ from broker.core.commands import (
     SetSent,
     ToWorker,
 )
-from broker.core.message_state import Message, News, Page, Stored, Stripe, message_id
+from broker.core.message_state import INDEX_BITS, Message, News, Stored, Stripe
 from broker.core.retry import retry_class, wait_s
 from broker.core.state import Batch, Campaign, State
 from broker.core.worker_state import Worker
@@ -46,30 +48,14 @@ def reported(
     unknown_here: list[Outcome] = []
     out: list[Command] = []
     touched: dict[int, Campaign] = {}
-    batch, number = None, 0
-    for outcome in report.rows:
-        if outcome.batch != number:
-            number = outcome.batch
-            batch = state.batches.get(number)
-            if batch is not None and batch.worker is not worker:
-                batch = None
-        message = None
-        if batch is not None:
-            message = batch.messages.pop(message_id(outcome.campaign, outcome.index), None)
-        if batch is None or message is None:
-            unknown_here.append(outcome)
+    for number, outcomes in groupby(report.rows, attrgetter("batch")):
+        batch = state.batches.get(number)
+        if batch is None or batch.worker is not worker:
+            unknown_here.extend(outcomes)
             continue
-        if outcome.ended_at and outcome.scope == "recipient" and outcome.kind in _TOOK_TIME:
-            if not batch.began_at or outcome.began_at < batch.began_at:
-                batch.began_at = outcome.began_at
-            if outcome.ended_at > batch.ended_at:
-                batch.ended_at = outcome.ended_at
-            batch.outcomes += 1
         touched[batch.campaign.number] = batch.campaign
-        page = message.page
-        if outcome.kind == "sent" and page is not None and not message.retry:
-            sent.append(_taken(state, batch, page, message, outcome))
-        else:
+        for outcome, message in _taken(state, batch, outcomes, sent, unknown_here):
+            _note_times(batch, outcome)
             _settle(state, batch, message, outcome, now, rows, out)
     worker.seen_upto = max(worker.seen_upto, report.first + len(report.rows))
     for number in report.done:
@@ -113,27 +99,72 @@ def current(state: State, touched: Iterable[Campaign]) -> Iterator[SetCampaign]:
     return (SetCampaign.of(c) for c in touched if state.campaigns.get(c.number) is c)
 
 
-def _taken(state: State, batch: Batch, page: Page, message: Message, outcome: Outcome) -> SentRow:
-    """The server took a message at its first try: nearly all that comes, so with few calls."""
-    campaign, worker, id_ = batch.campaign, batch.worker, message.id
-    message.batch = 0
-    campaign.in_flight -= 1
-    worker.sent += 1
-    if outcome.code and outcome.scope == "recipient":
-        batch.answered += 1
-    attempts = message.attempts
-    if outcome.attempt > attempts:  # else the journal has counted this very attempt, as lost
-        attempts = outcome.attempt
-        campaign.attempts += 1
-    state.live.pop(id_, None)
-    if campaign.reading:
-        campaign.settled_while_reading.add(id_)
-    counts = campaign.counts
-    counts[Stored.SENT] = counts.get(Stored.SENT, 0) + 1
-    page.outstanding -= 1
-    if not page.outstanding:
-        move_low_water(page.stripe)
-    return id_, attempts, outcome.code, outcome.reply, worker.number, outcome.began_at, outcome.ended_at
+def _taken(
+    state: State,
+    batch: Batch,
+    outcomes: Iterable[Outcome],
+    sent: list[SentRow],
+    unknown_here: list[Outcome],
+) -> list[tuple[Outcome, Message]]:
+    """Of a batch's outcomes those of messages that the server took at their first try: nearly all that comes,
+    so in one go, and counted together. The others are for `_settle`."""
+    others: list[tuple[Outcome, Message]] = []
+    campaign, worker = batch.campaign, batch.worker.number
+    messages, live = batch.messages, state.live
+    settled = campaign.settled_while_reading if campaign.reading else None
+    began, ended, answered, attempted, before = batch.began_at, batch.ended_at, 0, 0, len(sent)
+    timed = 0
+    for outcome in outcomes:
+        id_ = outcome.campaign << INDEX_BITS | outcome.index
+        message = messages.pop(id_, None)
+        if message is None:
+            unknown_here.append(outcome)
+            continue
+        page = message.page
+        if outcome.kind != "sent" or page is None or message.retry:
+            others.append((outcome, message))
+            continue
+        code, began_at, ended_at = outcome.code, outcome.began_at, outcome.ended_at
+        if outcome.scope == "recipient":
+            if code:
+                answered += 1
+            if ended_at:
+                timed += 1
+                if not began or began_at < began:
+                    began = began_at
+                if ended_at > ended:
+                    ended = ended_at
+        message.batch = 0
+        attempts = message.attempts
+        if outcome.attempt > attempts:  # else the journal has counted this very attempt, as lost
+            attempts = outcome.attempt
+            attempted += 1
+        live.pop(id_, None)
+        if settled is not None:
+            settled.add(id_)
+        page.outstanding -= 1
+        if not page.outstanding:
+            move_low_water(page.stripe)
+        sent.append((id_, attempts, code, outcome.reply, worker, began_at, ended_at))
+    batch.began_at, batch.ended_at = began, ended
+    batch.outcomes += timed
+    batch.answered += answered
+    campaign.attempts += attempted
+    if count := len(sent) - before:
+        campaign.in_flight -= count
+        batch.worker.sent += count
+        campaign.count(Stored.SENT, count)
+    return others
+
+
+def _note_times(batch: Batch, outcome: Outcome) -> None:
+    """What the pace of its server is measured by."""
+    if outcome.ended_at and outcome.scope == "recipient" and outcome.kind in _TOOK_TIME:
+        if not batch.began_at or outcome.began_at < batch.began_at:
+            batch.began_at = outcome.began_at
+        if outcome.ended_at > batch.ended_at:
+            batch.ended_at = outcome.ended_at
+        batch.outcomes += 1
 
 
 def _settle(
