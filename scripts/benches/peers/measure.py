@@ -86,7 +86,7 @@ def measure(messages: int, rounds: int, only: Sequence[str], install: bool) -> R
                 peer_.ratios.append(ours.per_s[-1] / peer_.cost.per_s[-1])
         contestants = [evenpost, *(each.contestant for each in peers.values())]
         versions = {each.name: each.version() for each in contestants}
-    return _result(messages, rounds, ours, peers, versions, missing)
+    return result(messages, rounds, ours, peers, versions, missing)
 
 
 def _folder(folder: Path, name: str) -> Path:
@@ -120,7 +120,7 @@ def _round(contestant: Contestant, messages: int, made: Sinks, cost: Cost) -> No
         contestant.settle()
 
 
-def _result(
+def result(
     messages: int,
     rounds: int,
     ours: Cost,

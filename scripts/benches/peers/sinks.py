@@ -41,7 +41,7 @@ class Sinks:
 
     def count(self) -> int:
         """Messages that have arrived, at all of them, since they run."""
-        return sum(_count(process.log) for process in self._processes)
+        return sum(last_count(process.log) for process in self._processes)
 
     def wait_for(self, count: int, seconds: float, what: str) -> None:
         """Returns once so many have arrived. Raises where they don't, or where more do."""
@@ -70,7 +70,7 @@ def sinks(folder: Path, number: int = 2) -> Iterator[Sinks]:
         yield made
 
 
-def _count(output: Path) -> int:
+def last_count(output: Path) -> int:
     with output.open("rb") as file:
         file.seek(max(0, output.stat().st_size - _LAST))
         counts = re.findall(rb"mesg=(\d+)\r", file.read())
