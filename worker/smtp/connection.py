@@ -81,10 +81,22 @@ class Batch(Protocol):
         """What became of a message."""
 
 
+class _Deaf:
+    """In place of a batch that raised: it is told nothing more."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.next = batch.next
+        self.content = batch.content
+        self.before_write = batch.before_write
+        self.may_end = batch.may_end
+
+    def result(self, envelope: Envelope, result: Result) -> None: ...
+
+
 class _Run:
     """A batch on a connection."""
 
-    __slots__ = ("all_begun", "batch", "closed", "ended", "is_broken", "is_early", "open", "unsent")
+    __slots__ = ("all_begun", "batch", "closed", "ended", "is_early", "open", "unsent")
 
     def __init__(self, batch: Batch, ended: asyncio.Future[None]) -> None:
         self.batch = batch
@@ -93,8 +105,6 @@ class _Run:
         self.all_begun = False
         self.is_early = False
         """Its next message isn't ready; it wakes us."""
-        self.is_broken = False
-        """It raised, and is told nothing more."""
         self.open = 0
         """Messages that were begun and have no result."""
         self.closed: Closed | None = None
@@ -105,6 +115,14 @@ class _Run:
 
 class Connection(asyncio.Protocol):
     """One connection to one server. `open` it, `send_batch` any number of times, `close` it."""
+
+    __slots__ = (
+        "_asked_at", "_called", "_client", "_config", "_content", "_has_joined", "_holds", "_is_held",
+        "_large", "_left", "_loaded", "_loop", "_on_gone", "_on_room", "_paused", "_progress_at",
+        "_progress_seen", "_round_trip_s", "_runs", "_timer", "_tls", "_tls_wanted", "_transport", "_turn",
+        "_waiter", "_wanted", "_worn_at", "closed", "fd", "gone", "has_tls", "messages",
+    )  # fmt: skip
+    # A class without them holds up to 30 attributes well (CPython's shared keys), and this has more.
 
     def __init__(
         self,
@@ -144,7 +162,7 @@ class Connection(asyncio.Protocol):
         self._tls_wanted = False
         self._paused = False
         self._round_trip_s = float("inf")  # the shortest before Ready, when each command waits for its answer
-        self._asked_at: float | None = None
+        self._asked_at: float | None = self._loop.time()  # None once it is
         self._timer: asyncio.TimerHandle | None = None
         self._progress_seen = 0
         self._progress_at = self._loop.time()
@@ -305,7 +323,7 @@ class Connection(asyncio.Protocol):
         if self.closed is not None:
             transport.abort()
             return
-        self._progress_at = self._loop.time()
+        self._progress_at = self._asked_at = self._loop.time()
         self._worn_at = self._progress_at + self._config.max_age_s
         self.has_tls = self._config.tls == "implicit"
         if self.has_tls:
@@ -326,7 +344,7 @@ class Connection(asyncio.Protocol):
         try:
             transport = self._transport
             unwritten = transport.get_write_buffer_size() if transport is not None else 0
-            if self._asked_at is not None and not self._client.is_ready:
+            if self._asked_at is not None:
                 self._round_trip_s = min(self._round_trip_s, self._loop.time() - self._asked_at)
             self._interpret(self._client.receive_data(data, unwritten))
         except Exception as error:  # noqa: BLE001  # the batch's own: for whoever awaits send_batch
@@ -357,11 +375,10 @@ class Connection(asyncio.Protocol):
             match event:
                 case Completed():
                     run = self._called = self._runs[0]
-                    run.open -= 1
-                    if not run.is_broken:
-                        run.batch.result(event.envelope, event.result)
-                    if not run.open and len(self._runs) > 1:
-                        self._finish(self._runs.popleft())
+                    run.open = left = run.open - 1
+                    run.batch.result(event.envelope, event.result)
+                    if not left:
+                        self._settle()
                 case ContentWanted():  # the last event but Closed: the server has nothing else to say
                     self._wanted = event.envelope
                     self._join()
@@ -369,6 +386,7 @@ class Connection(asyncio.Protocol):
                     self._end(event)
                     return
                 case Ready():
+                    self._asked_at = None
                     self._wake()
                 case StartTls():
                     self._tls_wanted = True
@@ -507,8 +525,8 @@ class Connection(asyncio.Protocol):
                             run.open += 1
                             break  # one ahead
                         run.batch.result(envelope, refusal)
-            while len(runs) > 1 and not runs[0].open:
-                self._finish(runs.popleft())
+            if len(runs) > 1:
+                self._settle()
             if client.is_idle and not loads and not run.is_early:
                 self._finish(runs.popleft())
                 return
@@ -541,13 +559,18 @@ class Connection(asyncio.Protocol):
         if run.open and self._on_room is not None and self._round_trip_s >= FAR_S and not self.is_worn:
             self._on_room(self, run.batch)
 
+    def _settle(self) -> None:
+        """Those behind which others follow have ended with their last answer."""
+        while len(self._runs) > 1 and not self._runs[0].open:
+            self._finish(self._runs.popleft())
+
     def _finish(self, run: _Run) -> None:
         if not run.ended.done():
             run.ended.set_result(None)
 
     def _write(self) -> None:
         client, transport = self._client, self._transport
-        if not client.is_ready:
+        if self._asked_at is not None:
             self._asked_at = self._loop.time()
         while client.has_data_to_send and not self._paused and transport is not None:
             if client.ends_content_next and self._runs and not self._runs[0].batch.may_end():
@@ -616,7 +639,7 @@ class Connection(asyncio.Protocol):
     def _break(self, error: Exception) -> None:
         """A batch raised: who awaits it gets the error."""
         if (run := self._called) is not None:
-            run.is_broken = run.all_begun = True
+            run.batch, run.all_begun = _Deaf(run.batch), True
             if not run.ended.done():
                 run.ended.set_exception(error)
         self._fail(Cause.CANCELLED, f"the batch failed: {error!r}")

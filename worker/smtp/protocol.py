@@ -264,8 +264,19 @@ class SmtpClient:
             return self._events
         try:
             self._parser.feed(data)
+            waiting, later = self._waiting, self._later
             while (reply := self._parser.next_reply()) is not None:
                 self.progress += 1
+                # MAIL and RCPT that are taken: half of all replies.
+                if waiting and 200 <= reply.code < 300 and not later:
+                    stage = waiting[0]
+                    if stage is _RCPT:
+                        waiting.popleft()
+                        continue
+                    if stage is _MAIL:
+                        waiting.popleft()
+                        self._reset_needed = True
+                        continue
                 self._receive_reply(reply)
             if self._content_wanted and not self._parser.is_empty:
                 text = "more than the answer to DATA came: what follows it would be taken for the final dot's"
