@@ -30,7 +30,7 @@ from worker.settings import (
     default_outcome_log,
 )
 from worker.share import shared
-from worker.smtp.config import PIPELINE_DEPTH, ConfigError, ServerConfig, Timeouts
+from worker.smtp.config import ConfigError, ServerConfig, Timeouts
 
 if TYPE_CHECKING:
     from worker.outcome_log import OutcomeLog
@@ -147,9 +147,9 @@ Exit status
     help="Messages after which a connection is closed.",
 )
 @option(
-    "--pipeline-depth", type=WholeRange(1, 100), default=PIPELINE_DEPTH, metavar="MESSAGES",
+    "--pipeline-depth", type=WholeRange(1, 100), default=None, metavar="MESSAGES",
     help="Where the server has CHUNKING: how many messages a connection sends before the first is answered. "
-    "A connection that is lost leaves so many of them unknown.",
+    "Not given: 5, and 2 to a server nearer than 10 ms. A connection that is lost leaves so many unknown.",
 )
 @option(
     "--discard-ehlo-keywords", default="", metavar="LIST",
@@ -245,8 +245,9 @@ def cli(
 def server_config(
     *, smtp: str, max_connections: int, smtp_password_file: Path | None, tls: str | None, ca_file: str | None,
     tls_pin: tuple[str, ...], verify: bool, auth: str | None, cleartext_auth: bool, helo: str | None,
-    messages_per_connection: int, pipeline_depth: int, discard_ehlo_keywords: str, connection_age: float,
-    connection_idle: float, connect_timeout: float, command_timeout: float, data_timeout: float,
+    messages_per_connection: int, pipeline_depth: int | None, discard_ehlo_keywords: str,
+    connection_age: float, connection_idle: float, connect_timeout: float, command_timeout: float,
+    data_timeout: float,
 ) -> ServerConfig:  # fmt: skip
     """The server as the options describe it. Raises click.BadParameter."""
     # What is true of the URL's parameters (which follow from which, what excludes what) is known there.

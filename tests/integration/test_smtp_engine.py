@@ -857,6 +857,17 @@ async def test_the_order_of_the_calls_with_chunking() -> None:
 
 
 @on_both_loops
+async def test_a_near_server_gets_two_at_a_time_where_nobody_said_how_many() -> None:
+    """More would only be more that is unknown when something dies."""
+    batch = Messages(6)
+    async with serving(chunks(lambda number: b"250 ok\r\n", [])) as port:
+        await send(config(port), batch)
+    assert batch.kinds == {"sent": 6}
+    assert batch.log[:3] == ["content 1", "content 2", "write"]
+    assert batch.log.index("result 1") < batch.log.index("content 3")
+
+
+@on_both_loops
 async def test_a_server_that_dies_in_the_middle_of_a_pipeline() -> None:
     """Two are answered; four were out; what wasn't begun goes back."""
     batch = Messages(9)

@@ -22,6 +22,9 @@ DISCARDABLE = frozenset({"CHUNKING", "PIPELINING", "SIZE", "SMTPUTF8"})
 """Extensions that can be left alone. For STARTTLS there is `tls`, for AUTH `auth`."""
 PIPELINE_DEPTH = 5
 """The least with which a server 50 ms away gets 12 times what smtp-source brings it (docs/performance.md)."""
+NEAR_DEPTH = 2
+"""To a near server, where nobody said how many: the next message is there when it has done with one. With
+more, only more would be unknown when something dies."""
 
 
 class ConfigError(ValueError):
@@ -71,9 +74,9 @@ class ServerConfig:
     """Messages a connection carries before it is closed."""
     max_age_s: float = 300.0
     idle_s: float = 30.0
-    pipeline_depth: int = PIPELINE_DEPTH
-    """Messages of a connection that wait for their answer, with CHUNKING. A connection that is lost leaves
-    so many of them unknown."""
+    pipeline_depth: int | None = None
+    """Messages of a connection that wait for their answer, with CHUNKING; None: `PIPELINE_DEPTH`, or
+    `NEAR_DEPTH` to a near server. A connection that is lost leaves so many of them unknown."""
     discard_ehlo_keywords: frozenset[str] = frozenset()
     """Of DISCARDABLE: extensions that aren't used though the server offers them."""
     timeouts: Timeouts = Timeouts()
@@ -115,7 +118,7 @@ class ServerConfig:
             known = ", ".join(sorted(DISCARDABLE))
             raise ConfigError(f"{unknown[0]} is not one of the EHLO keywords that can be discarded: {known}")
         for name in ("max_connections", "max_messages", "max_age_s", "idle_s", "pipeline_depth"):
-            if getattr(self, name) <= 0:
+            if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name} must be above 0")
 
     @classmethod

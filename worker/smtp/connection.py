@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, assert_never, cast
 
-from worker.smtp.config import ServerConfig
+from worker.smtp.config import NEAR_DEPTH, ServerConfig
 from worker.smtp.content import WireContent
 from worker.smtp.dial import dial
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, Ready, StartTls
@@ -387,6 +387,8 @@ class Connection(asyncio.Protocol):
                     return
                 case Ready():
                     self._asked_at = None
+                    if self._round_trip_s < FAR_S and self._config.pipeline_depth is None:
+                        self._client.depth = NEAR_DEPTH
                     self._wake()
                 case StartTls():
                     self._tls_wanted = True

@@ -12,7 +12,7 @@ The owner moves bytes and time; this class knows what they mean. The calls, in t
     client.data_to_send()                       # after each of them: write it
 
 With CHUNKING (RFC 3030) and PIPELINING (RFC 2920) a message needs no round trip of its own: MAIL, RCPT,
-BDAT and the content are one write, and further messages follow while up to `pipeline_depth` wait for their
+BDAT and the content are one write, and further messages follow while up to `depth` wait for their
 answers. With PIPELINING alone, and for a content too large for that, MAIL, RCPT and DATA are one write, and
 the next envelope may follow right behind the content: a message costs one round trip. Without it each
 command waits for its reply.
@@ -26,7 +26,7 @@ For every envelope taken there is exactly one Completed, or it is in Closed's `u
 from collections import deque
 
 from worker.smtp.capabilities import Capabilities
-from worker.smtp.config import ServerConfig
+from worker.smtp.config import PIPELINE_DEPTH, ServerConfig
 from worker.smtp.content import WireContent
 from worker.smtp.events import Closed, Completed, ContentWanted, Envelope, Event, Ready, StartTls
 from worker.smtp.handshake import Handshake, Next
@@ -60,6 +60,8 @@ class SmtpClient:
         self.is_ready = False
         """Envelopes are taken, now or after some reply."""
         self.is_closed = False
+        self.depth = config.pipeline_depth or PIPELINE_DEPTH
+        """Messages that `send_message` takes before the first is answered. The owner may lower it."""
         self.chunks = False
         """Messages may go whole, by `send_message`."""
         self.is_worn = False
@@ -85,7 +87,7 @@ class SmtpClient:
         """How many messages `send_message` takes now."""
         if not self.chunks or not self.is_ready or self._is_headed or self._outbox.in_pieces:
             return 0
-        return max(0, min(self._config.pipeline_depth, REFUSALS_MAX - self._refusals) - len(self._open))
+        return max(0, min(self.depth, REFUSALS_MAX - self._refusals) - len(self._open))
 
     @property
     def ready_for_envelope(self) -> bool:
