@@ -70,7 +70,7 @@ def test_two_processes_share_connections_weight_and_work(stack: ExitStack, tmp_p
     scene.wait_for_end(campaign)
     ended = scene.client.servers()
     assert min(worker.sent for worker in ended) > 0 and sum(worker.sent for worker in ended) == 600
-    # A reading may fall between a sibling's new connection and its owner's being known: the next one is right,
+    # A reading may fall between a sibling's new connection and its owner being known: the next one is right,
     # and while it is waited for, the siblings' connections are still there.
     wait_until(
         lambda: [worker.external for worker in scene.client.servers()] == [0, 0],
