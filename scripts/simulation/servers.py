@@ -2,7 +2,6 @@
 message that they took, when, and how many connections were open."""
 
 import random
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -228,10 +227,3 @@ class Server:
             return False
         second.append(time)
         return True
-
-    # --- for reports -----------------------------------------------------------------------
-
-    def open_at(self, time: float) -> tuple[int, int]:
-        """Our connections and other people's at that time."""
-        place = bisect_left(self.open_over_time, (time, 1 << 30, 0)) - 1
-        return self.open_over_time[place][1:] if place >= 0 else (0, 0)
